@@ -1,0 +1,1 @@
+"""Records, collections and the prepared dataset."""

@@ -1,0 +1,130 @@
+"""What one portrait is on disk: the Arrow schemas of the prepared dataset and of its rejects."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from capricious.errors import Rejection
+from capricious.faces.attributes import Attributes
+
+SCHEMA_VERSION = 1
+
+_ATTRIBUTES = pa.struct(
+    [
+        ("age", pa.float32()),
+        ("gender", pa.float32()),
+        ("glasses", pa.string()),
+        ("smile", pa.float32()),
+        ("emotion", pa.list_(pa.float32())),
+    ]
+)
+_ATTRIBUTE_SOURCE = pa.struct([(field.name, pa.string()) for field in _ATTRIBUTES])
+
+PORTRAIT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # sha256 of the source bytes, "-", index of the face
+        ("source_uri", pa.string()),
+        ("face", pa.int32()),  # index of the face in the picture, largest first
+        ("split", pa.string()),  # train | test
+        ("image", pa.binary()),  # aligned crop, encoded
+        ("label_map", pa.binary()),  # PNG, one byte a pixel
+        ("landmarks", pa.list_(pa.float32(), 136)),  # 68×2 (x, y), source pixels
+        ("quad", pa.list_(pa.float32(), 8)),  # 4×2, source pixels
+        ("attributes", _ATTRIBUTES),
+        ("attribute_source", _ATTRIBUTE_SOURCE),  # label | estimated | null
+        ("detection_score", pa.float32()),  # 0…1
+        ("resolution_score", pa.float32()),  # source pixels per crop pixel, along one side
+        ("inside_score", pa.float32()),  # share of the crop that lies inside of the picture
+        ("license", pa.string()),
+    ]
+)
+
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("uri", "stage", "reason", "detail")])
+
+
+@dataclass(frozen=True)
+class Face:
+    """One annotated face of a picture in memory: what `annotate` finds and what `render` reads.
+
+    Attributes:
+        image: R×R×3 uint8 aligned crop.
+        label_map: R×R uint8 of the seven classes.
+        landmarks: 68×2 float32 (x, y), pixels of the source picture.
+        quad: 4×2 float32, corners of the crop in the source picture: top left, bottom left,
+            bottom right, top right.
+        attributes, attribute_source: what is known of the sitter and from where ("label" | "estimated").
+        detection_score: 0…1.
+        resolution_score: source pixels per crop pixel along one side; below 1 the crop is enlarged.
+        inside_score: share of the crop that lies inside of the picture, 0…1.
+    """
+
+    image: np.ndarray
+    label_map: np.ndarray
+    landmarks: np.ndarray
+    quad: np.ndarray
+    attributes: Attributes
+    attribute_source: dict[str, str | None]
+    detection_score: float
+    resolution_score: float
+    inside_score: float
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One face of one picture, ready for training or rendering.
+
+    `image` and `label_map` are encoded bytes (they stay small between stages); `landmarks` is 68×2
+    and `quad` 4×2 float32 in pixels of the source picture. The scores are explained in PORTRAIT_SCHEMA.
+    """
+
+    id: str
+    source_uri: str
+    face: int
+    split: str
+    image: bytes
+    label_map: bytes
+    landmarks: np.ndarray
+    quad: np.ndarray
+    attributes: Attributes
+    attribute_source: dict[str, str | None]
+    detection_score: float
+    resolution_score: float
+    inside_score: float
+    license: str
+
+    def row(self) -> dict[str, Any]:
+        """Returns the portrait as one row of PORTRAIT_SCHEMA."""
+        row = {name: getattr(self, name) for name in PORTRAIT_SCHEMA.names}
+        row["landmarks"] = np.asarray(self.landmarks, np.float32).ravel().tolist()
+        row["quad"] = np.asarray(self.quad, np.float32).ravel().tolist()
+        row["attributes"] = asdict(self.attributes)
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Portrait:
+        """Inverse of row()."""
+        values = dict(row)
+        values["landmarks"] = np.asarray(row["landmarks"], np.float32).reshape(68, 2)
+        values["quad"] = np.asarray(row["quad"], np.float32).reshape(4, 2)
+        values["attributes"] = Attributes(**row["attributes"])
+        return cls(**values)
+
+
+def portrait_id(source: bytes, face: int) -> str:
+    """Names a portrait by content: the same picture gets the same id wherever it lies."""
+    return f"{hashlib.sha256(source).hexdigest()}-{face}"
+
+
+def split_of(source_sha256: str, test_share: float) -> str:
+    """Assigns "train" or "test" by the picture's hash: stable, and all faces of a picture stay together."""
+    return "test" if int(source_sha256[:8], 16) / 0x1_0000_0000 < test_share else "train"
+
+
+def reject_row(uri: str, rejection: Rejection) -> dict[str, str]:
+    """Returns a rejection as one row of REJECT_SCHEMA."""
+    return {"uri": uri, "stage": rejection.stage, "reason": rejection.reason, "detail": rejection.detail}

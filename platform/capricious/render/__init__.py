@@ -1,0 +1,1 @@
+"""From one portrait and a model bundle to sweeps, sheets and whole paintings."""
