@@ -1,0 +1,41 @@
+# Every target makes its own environment; `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+export NO_ALBUMENTATIONS_UPDATE := 1
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(BIN)/.installed ## Make the environment in .venv (also done by every other target)
+
+# uv because pip takes six times as long here; installed into the environment, so only Python is needed.
+$(BIN)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet 'uv>=0.8'
+	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: install ## From pictures to an ageing sweep, the whole way; look at demo/index.html
+	$(BIN)/python examples/demo.py --out demo
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest -q
+
+lint: install ## Check style, types and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell platform jobs serve tests benchmarks examples docs README.md CHANGELOG.md
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: install ## Measure and print tables (not tests)
+	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+
+clean: ## Remove what was made, but not the fetched weights
+	rm -rf .venv demo build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help install demo test lint format benchmark clean

@@ -1,0 +1,40 @@
+"""What all jobs do alike: read the configuration, connect to Ray, turn errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from capricious.cluster.session import session
+from capricious.config import parse, resolved
+from capricious.errors import CapriciousError
+
+Config = TypeVar("Config")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+def run_job(config_type: type[Config], main: Callable[[Config], int], description: str | None) -> int:
+    """Runs the `main` of a job on Ray and returns the process's exit code.
+
+    `--dry-run` prints the resolved configuration and stops before Ray is touched. Errors that are meant for
+    people end as one line on stderr and exit code 1; all others keep their traceback.
+    """
+    try:
+        parsed = parse(config_type, description=description or "")
+        if parsed.dry_run:
+            print(resolved(parsed.config), end="")
+            return 0
+        with session():
+            return main(parsed.config)
+    except CapriciousError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ConnectionError as error:
+        print(f"error: no Ray cluster answers: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,71 @@
+"""Connecting to Ray: a cluster where there is one, else this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+import capricious
+from capricious.errors import CapriciousError
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[None]:
+    """Connects to Ray for the duration of a ``with`` block; leaves a connection that is already there alone.
+
+    Args:
+        address: of a cluster. Default: RAY_ADDRESS (which `ray job submit` sets), else a Ray of this machine's
+            own, started now and stopped at the end. Never "whatever is running": a stale address file would
+            make Ray wait for minutes for a cluster that is gone.
+
+    Raises:
+        ConnectionError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(
+        address=address,
+        runtime_env=_runtime_env(local=address == "local"),
+        logging_level=logging.WARNING,
+        include_dashboard=False if address == "local" else None,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _runtime_env(local: bool) -> dict[str, object]:
+    """Ships this very code to the workers: `--working-dir .` alone does not put `platform/` on their path."""
+    package = Path(capricious.__file__).parent
+    settings = {name: value for name, value in os.environ.items() if name.startswith("CAPRICIOUS_")}
+    if local:
+        # Prepended, not replaced: what the user has put on the path is meant for the workers, too.
+        path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
+        return {"env_vars": {**settings, "PYTHONPATH": path}}
+    return {"py_modules": [str(package)], "env_vars": settings}
+
+
+def require_cpus(needed: float, purpose: str) -> None:
+    """Refuses what would wait forever in silence because the cluster has too few CPUs.
+
+    Raises:
+        CapriciousError: says how many CPUs there are and what to lower.
+    """
+    available = ray.cluster_resources().get("CPU", 0)
+    if needed > available:
+        raise CapriciousError(
+            f"{purpose} needs {needed:g} CPUs, the cluster has {available:g}; lower the number of workers or add nodes"
+        )
+
+
+def cpu_count() -> int:
+    """Number of CPUs that the connected cluster offers."""
+    return int(ray.cluster_resources().get("CPU", 0))

@@ -1,0 +1,104 @@
+"""One way to set every configuration: frozen dataclasses, filled from a YAML file, then from flags.
+
+A configuration lives beside the code that it steers; this module only reads and prints it. Flags win over
+the file, the file wins over the defaults: ``--config run.yaml --training.batch-size 64``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from capricious.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed(Generic[Config]):
+    """What the command line said: the configuration, and whether only to print it (``--dry-run``)."""
+
+    config: Config
+    dry_run: bool
+
+
+def parse(config_type: type[Config], argv: Sequence[str] | None = None, *, description: str) -> Parsed[Config]:
+    """Reads a configuration from ``--config FILE`` and flags.
+
+    Args:
+        config_type: a (nested) frozen dataclass; its field docstrings become the help.
+        argv: arguments without the program's name; default: the process's own.
+        description: first lines of ``--help``.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, has unknown fields, or a value is refused.
+        SystemExit: a flag is wrong (2) or ``--help`` was asked for (0).
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config", type=Path)
+    before.add_argument("--dry-run", action="store_true")
+    known, rest = before.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    default: Any = tyro.MISSING_NONPROP
+    if known.config is not None:
+        default = from_mapping(config_type, _read_yaml(known.config), where=str(known.config))
+    about = f"{description}\n\n--config FILE reads a YAML file first; --dry-run prints the resolved configuration."
+    try:
+        config = tyro.cli(config_type, args=rest, default=default, description=about)
+    except ValueError as error:  # raised by a configuration's own __post_init__
+        raise ConfigError(str(error)) from error
+    return Parsed(config, known.dry_run)
+
+
+def from_mapping(config_type: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Builds a configuration from nested mappings, as read from YAML or JSON.
+
+    Raises:
+        ConfigError: an unknown field (named, with the known ones) or a refused value; `where` is in the message.
+    """
+    _refuse_unknown(config_type, values, where)
+    try:
+        return TypeAdapter(config_type).validate_python(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{where}: {problems}") from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Returns a configuration as plain nested values, fit for JSON and YAML."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def resolved(config: Any) -> str:
+    """Returns the whole configuration as YAML, in the order of its fields."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path} must hold a mapping of fields, found: {type(values).__name__}")
+    return values
+
+
+def _refuse_unknown(config_type: Any, values: Mapping[str, Any], where: str) -> None:
+    # Pydantic ignores unknown keys of standard dataclasses; a misspelt field must not pass in silence.
+    hints = typing.get_type_hints(config_type)
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown field {key!r}; must be one of {', '.join(hints)}")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _refuse_unknown(hints[key], value, f"{where}: {key}")
