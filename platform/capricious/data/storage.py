@@ -91,3 +91,10 @@ def write_atomic(uri: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def download_folder(uri: str, folder: str) -> None:
+    """Copies the files right below a folder or URL into a local folder."""
+    for file in list_files(uri):
+        with open(os.path.join(folder, os.path.basename(file)), "wb") as copy:
+            copy.write(read(file))

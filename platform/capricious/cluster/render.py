@@ -1,0 +1,223 @@
+"""Render at any scale: a collection and a bundle in, sweeps of every picture and a ledger out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capricious.annotate.annotator import Annotator, AnnotatorConfig
+from capricious.cluster.prepare import select
+from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.shards import (
+    ShardWorker,
+    choose_shard_size,
+    fix_plan,
+    listing_sha256,
+    run_shards,
+    shards_of,
+)
+from capricious.data import storage
+from capricious.data.collections import Kind, Source, read_collection
+from capricious.errors import CapriciousError
+from capricious.faces.image import decode
+from capricious.model.bundle import Bundle, load_bundle
+from capricious.render.gallery import Exhibit, gallery
+from capricious.render.picture import SweepResult, render_picture
+from capricious.render.renderer import Renderer
+from capricious.render.sweep import SOURCE, Sweep
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("status", pa.string()),  # ok | failed
+        ("stage", pa.string()),  # where it failed, and why; null when ok
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("folder", pa.string()),  # below OUT; null when failed
+        ("faces", pa.int32()),
+        ("source_sha256", pa.string()),
+        ("files", pa.map_(pa.string(), pa.string())),  # name → sha256
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """What to render and how."""
+
+    source: str
+    """Collection: a folder, an s3:// address, or one picture."""
+    bundle: str
+    """Model bundle: a folder or an s3:// address."""
+    out: str
+    """Folder or s3:// address of the sweeps. The same command again resumes."""
+    ages: str = "10:80:10"
+    """Ages in years: from:to:step, or a list 20,40,60."""
+    genders: str = ""
+    """Also render as: female, male or both, separated by a comma."""
+    glasses: str = ""
+    """Also render with: none, reading, sun, separated by commas."""
+    paintings: Literal["jpeg", "png", "none"] = "jpeg"
+    """File format of the whole pictures with their sitters at each age; none for sheets and GIFs alone."""
+    kind: Kind = "auto"
+    """How the collection is labelled, as in prepare."""
+    limit: int = 0
+    """Only this many pictures, spread evenly over the collection; 0 for all."""
+    shard_size: int = 64
+    """Largest number of pictures in a shard, the most that a crash can lose."""
+    workers: int = 0
+    """Ray actors, one CPU each; 0 for one per CPU."""
+    failure_share: float = 0.5
+    """Above this share of failed pictures the exit code is 1 instead of 3."""
+    annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
+    """How faces are found; the resolution is the bundle's."""
+
+    def __post_init__(self) -> None:
+        self.sweep  # noqa: B018  (a sweep that cannot be is refused here)
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, found: {self.shard_size}")
+        if self.limit < 0 or self.workers < 0:
+            raise ValueError("limit and workers must not be negative")
+
+    @property
+    def sweep(self) -> Sweep:
+        """The sweep that the texts ask for."""
+        return Sweep.parse(self.ages, self.genders, self.glasses)
+
+
+@dataclass(frozen=True)
+class RenderOutcome:
+    """What came of it."""
+
+    pictures: int
+    rendered: int
+    reasons: dict[str, int]
+
+    def exit_code(self, failure_share: float) -> int:
+        """0 when all went well, 3 when some failed, 1 when too many or all did."""
+        failed = self.pictures - self.rendered
+        if failed == 0:
+            return 0
+        return 3 if self.rendered and failed <= failure_share * self.pictures else 1
+
+
+class RenderShard(ShardWorker):
+    """Renders one shard of pictures in a Ray Data actor."""
+
+    def __init__(self, config: RenderConfig, out: str):
+        self.config, self.out = config, out
+        bundle = read_bundle(config.bundle)
+        self.renderer = Renderer(bundle)
+        self.annotator = Annotator(replace(config.annotator, resolution=self.renderer.resolution))
+
+    def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
+        rows = []
+        for source, result in self.attempt(sources, self._render):
+            failed = {"uri": source.uri, "status": "failed", **result}
+            rows.append(result if "status" in result else failed)
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, LEDGER_SCHEMA), buffer, compression="zstd")
+        storage.write_atomic(ledger_uri(self.out, shard), buffer.getvalue())
+        done = sum(row["status"] == "ok" for row in rows)
+        return {"done": done, "failed": len(rows) - done}
+
+    def _render(self, source: Source, data: bytes) -> dict[str, Any]:
+        picture = decode(data, name=source.uri)
+        faces = self.annotator.annotate(picture, source.labels)
+        source_sha256 = hashlib.sha256(data).hexdigest()
+        sweep = render_picture(picture, faces, self.renderer, self.config.sweep, source_sha256=source_sha256)
+        folder = f"pictures/{folder_name(source.uri)}"
+        files = {}
+        for name, content in self._files(sweep):
+            storage.write_atomic(storage.join(self.out, folder, name), content)
+            files[name] = hashlib.sha256(content).hexdigest()
+        return {
+            "uri": source.uri,
+            "status": "ok",
+            "folder": folder,
+            "faces": len(faces),
+            "source_sha256": source_sha256,
+            "files": files,
+        }
+
+    def _files(self, sweep: SweepResult) -> Any:
+        yield "sheet.png", sweep.sheet()
+        yield "sweep.gif", sweep.animation()
+        format = self.config.paintings
+        if format != "none":
+            for variant in sweep.sweep.variants():
+                if variant.name != SOURCE:
+                    yield f"{variant.name}.{'jpg' if format == 'jpeg' else format}", sweep.file(variant.name, format)
+
+
+def read_bundle(uri: str) -> Bundle:
+    """Loads a bundle from a folder or an object store."""
+    if "://" not in uri:
+        return load_bundle(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        storage.download_folder(uri, folder)
+        return load_bundle(folder)
+
+
+def folder_name(uri: str) -> str:
+    """Names the folder of a picture: readable, and different for every address."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePosixPath(uri).stem).strip("-")[:60]
+    return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+
+
+def ledger_uri(out: str, shard: int) -> str:
+    """Names one shard of the ledger; its presence says that the shard is done."""
+    return storage.join(out, "ledger", f"part-{shard:05d}.parquet")
+
+
+def read_ledger(out: str, shards: int) -> list[dict[str, Any]]:
+    """Reads the ledger as rows of LEDGER_SCHEMA, in the order of the collection."""
+    tables = [pq.read_table(io.BytesIO(storage.read(ledger_uri(out, shard)))) for shard in range(shards)]
+    return [row for table in tables for row in table.to_pylist(maps_as_pydicts="strict")]
+
+
+def render(config: RenderConfig) -> RenderOutcome:
+    """Renders a collection on the connected Ray cluster; resumes what an earlier run has left.
+
+    Raises:
+        CapriciousError: nothing to render, the output folder belongs to another plan, too few CPUs.
+    """
+    out = storage.absolute(config.out)
+    config = replace(config, source=storage.absolute(config.source), bundle=storage.absolute(config.bundle))
+    sources = select(read_collection(config.source, config.kind), config.limit)
+    if not sources:
+        raise CapriciousError(f"{config.source} has no files")
+    workers = config.workers or cpu_count()
+    require_cpus(workers, f"render with {workers} workers")
+    asked = {
+        "source": config.source,
+        "listing_sha256": listing_sha256(sources),
+        "bundle_sha256": read_bundle(config.bundle).sha256,
+        "sweep": asdict(config.sweep),
+        "paintings": config.paintings,
+        "annotator": asdict(config.annotator),
+    }
+    plan = fix_plan(out, asked, {"shard_size": choose_shard_size(len(sources), workers, config.shard_size)})
+    shards = shards_of(sources, plan["shard_size"])
+    todo = {n: shard for n, shard in enumerate(shards) if not storage.exists(ledger_uri(out, n))}
+    if len(todo) < len(shards):
+        print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
+    run_shards(RenderShard, {"config": config, "out": out}, todo, workers, "render")
+    ledger = read_ledger(out, len(shards))
+    done = [row for row in ledger if row["status"] == "ok"]
+    storage.write_atomic(storage.join(out, "index.html"), gallery([_exhibit(row) for row in done]).encode())
+    reasons = Counter(f"{row['stage']}: {row['reason']}" for row in ledger if row["status"] == "failed")
+    return RenderOutcome(len(ledger), len(done), dict(reasons.most_common()))
+
+
+def _exhibit(row: dict[str, Any]) -> Exhibit:
+    raise NotImplementedError
