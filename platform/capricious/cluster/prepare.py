@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
@@ -19,10 +20,14 @@ from capricious.cluster.shards import (
 )
 from capricious.data import storage
 from capricious.data.collections import Kind, Source, read_collection
-from capricious.data.prepared import is_done, read_rejects, write_manifest, write_shard
+from capricious.data.prepared import PreparedDataset, is_done, read_rejects, write_manifest, write_shard
 from capricious.data.records import Face, Portrait, portrait_id, split_of
 from capricious.errors import CapriciousError
 from capricious.faces.image import decode, encode
+from capricious.render.sheet import annotation_picture, contact_sheet
+
+SHEET = "annotation.png"
+"""Contact sheet beside the shards: a number of portraits with what was found."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,23 @@ class AnnotateShard(ShardWorker):
         )
 
 
+def annotation_sheet(dataset: PreparedDataset, count: int = 16) -> bytes:
+    """Returns a PNG of portraits spread evenly over the dataset: crop, landmarks, label map. For people to look at."""
+    chosen = [dataset.portrait(i * len(dataset) // count) for i in range(min(count, len(dataset)))]
+    rows, labels = [], []
+    for portrait in chosen:
+        known = portrait.attributes
+        rows.append(annotation_picture(portrait.face(), 192))
+        words = [PurePosixPath(portrait.source_uri).stem]
+        words += [f"{known.age:.0f}" if known.age is not None else "age unknown"]
+        words += [] if known.gender is None else ["male" if known.gender > 0.5 else "female"]
+        labels.append(", ".join(words))
+    # Two portraits to a row of the sheet: three pictures each make a sheet that fits a screen.
+    pairs = [left + right for left, right in zip(rows[::2], [*rows[1::2], []], strict=False)]
+    names = [" · ".join(labels[i : i + 2]) for i in range(0, len(labels), 2)]
+    return encode(contact_sheet(pairs, names, ["crop", "landmarks", "label map"] * 2, cell=160), "png")
+
+
 def select(sources: list[Source], limit: int) -> list[Source]:
     """Takes `limit` sources, spread evenly (collections are often sorted by age), or all for 0."""
     if limit == 0 or limit >= len(sources):
@@ -163,5 +185,7 @@ def prepare(config: PrepareConfig) -> PrepareOutcome:
     }
     run_shards(AnnotateShard, arguments, todo, workers, "prepare")
     manifest = write_manifest(out, len(shards), plan, config.annotator.resolution)
+    if manifest["portraits"]:
+        storage.write_atomic(storage.join(out, SHEET), annotation_sheet(PreparedDataset(out, None)))
     reasons = Counter(f"{row['stage']}: {row['reason']}" for row in read_rejects(out))
     return PrepareOutcome(len(sources), manifest["portraits"], manifest["rejects"], dict(reasons.most_common()))

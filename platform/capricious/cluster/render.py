@@ -30,7 +30,7 @@ from capricious.data.collections import Kind, Source, read_collection
 from capricious.errors import CapriciousError
 from capricious.faces.image import decode
 from capricious.model.bundle import Bundle, load_bundle
-from capricious.render.gallery import Exhibit, gallery
+from capricious.render.gallery import Exhibit, gallery_page
 from capricious.render.picture import SweepResult, render_picture
 from capricious.render.renderer import Renderer
 from capricious.render.sweep import SOURCE, Sweep
@@ -179,9 +179,10 @@ def ledger_uri(out: str, shard: int) -> str:
     return storage.join(out, "ledger", f"part-{shard:05d}.parquet")
 
 
-def read_ledger(out: str, shards: int) -> list[dict[str, Any]]:
+def read_ledger(out: str) -> list[dict[str, Any]]:
     """Reads the ledger as rows of LEDGER_SCHEMA, in the order of the collection."""
-    tables = [pq.read_table(io.BytesIO(storage.read(ledger_uri(out, shard)))) for shard in range(shards)]
+    parts = storage.list_files(storage.join(out, "ledger"))
+    tables = [pq.read_table(io.BytesIO(storage.read(part))) for part in parts]
     return [row for table in tables for row in table.to_pylist(maps_as_pydicts="strict")]
 
 
@@ -212,12 +213,25 @@ def render(config: RenderConfig) -> RenderOutcome:
     if len(todo) < len(shards):
         print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     run_shards(RenderShard, {"config": config, "out": out}, todo, workers, "render")
-    ledger = read_ledger(out, len(shards))
+    ledger = read_ledger(out)
     done = [row for row in ledger if row["status"] == "ok"]
-    storage.write_atomic(storage.join(out, "index.html"), gallery([_exhibit(row) for row in done]).encode())
+    introduction = f"{len(done)} of {len(ledger)} pictures, re-rendered at other ages."
+    page = gallery_page(read_exhibits(out), title="Sweeps", introduction=introduction)
+    storage.write_atomic(storage.join(out, "index.html"), page.encode())
     reasons = Counter(f"{row['stage']}: {row['reason']}" for row in ledger if row["status"] == "failed")
     return RenderOutcome(len(ledger), len(done), dict(reasons.most_common()))
 
 
-def _exhibit(row: dict[str, Any]) -> Exhibit:
-    raise NotImplementedError
+def read_exhibits(out: str) -> list[Exhibit]:
+    """Returns every rendered picture of an output folder as an exhibit for the gallery, paths relative to it."""
+    return [
+        Exhibit(
+            title=PurePosixPath(row["uri"]).stem,
+            sitter="one sitter" if row["faces"] == 1 else f"{row['faces']} sitters",
+            source=row["uri"],
+            sheet=f"{row['folder']}/sheet.png",
+            animation=f"{row['folder']}/sweep.gif",
+        )
+        for row in read_ledger(out)
+        if row["status"] == "ok"
+    ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+import io
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from capricious.errors import Rejection
 from capricious.faces.attributes import Attributes
+from capricious.faces.image import decode
 
 SCHEMA_VERSION = 1
 
@@ -113,6 +116,21 @@ class Portrait:
         values["quad"] = np.asarray(row["quad"], np.float32).reshape(4, 2)
         values["attributes"] = Attributes(**row["attributes"])
         return cls(**values)
+
+    def face(self) -> Face:
+        """Decodes the pictures.
+
+        Raises:
+            Rejection: the row is damaged.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(Face)}
+        image = decode(self.image, name=f"image of portrait {self.id}")
+        return Face(**{**values, "image": image, "label_map": decode_label_map(self.label_map)})
+
+
+def decode_label_map(png: bytes) -> np.ndarray:
+    """Reads a label map, R×R uint8, as `encode` wrote it: class indices, not colours."""
+    return np.asarray(Image.open(io.BytesIO(png)))
 
 
 def portrait_id(source: bytes, face: int) -> str:

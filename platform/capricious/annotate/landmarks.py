@@ -1,0 +1,215 @@
+"""Facial landmarks: a detected face to the 68 points of iBUG's scheme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from capricious import weights
+from capricious.annotate.detect import Detection
+from capricious.errors import CapriciousError
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """One face's landmarks.
+
+    Attributes:
+        points: 68×2 float32 (x, y), source pixels, pixel centres at half integers.
+        score: 0…1, how sure the backend is that they lie on a face; 1 where it cannot tell.
+    """
+
+    points: np.ndarray
+    score: float
+
+
+class LandmarkDetector(Protocol):
+    """Finds the landmarks of a detected face."""
+
+    def detect(self, image: np.ndarray, face: Detection) -> Landmarks:
+        """Returns the landmarks of `face` in the H×W×3 uint8 picture."""
+        ...
+
+
+# Indices into MediaPipe's 468 mesh points, in iBUG's order: jaw, brows, nose, eyes, outer and inner lips.
+# fmt: off
+MESH_TO_68 = np.array([
+    127, 234, 93, 132, 58, 172, 136, 150, 152, 379, 365, 397, 288, 361, 323, 454, 356,
+    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
+    168, 197, 5, 4, 59, 60, 2, 290, 289,
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
+    78, 82, 13, 312, 308, 317, 14, 87,
+])
+# fmt: on
+_RIGHT_EYE, _LEFT_EYE = 33, 263  # outer corners in the mesh
+
+
+class FaceMesh:
+    """MediaPipe's face mesh (Kartynnik et al. 2019), 468 points reduced to 68.
+
+    Run twice: on the detector's box, then on the box of the points so found, because the mesh wants the
+    face upright in the middle of its crop and detectors differ in what they call a face.
+    """
+
+    INPUT = 192
+    CROP = 1.5
+    """Side of the crop as a multiple of the box's longer side, as the mesh was trained."""
+
+    def __init__(self, threads: int = 1):
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._net = Interpreter(str(weights.fetch("face-mesh")), num_threads=threads)
+        self._net.allocate_tensors()
+        self._input = self._net.get_input_details()[0]["index"]
+        outputs = sorted(self._net.get_output_details(), key=lambda output: -int(np.prod(output["shape"])))
+        self._points, self._presence = (output["index"] for output in outputs)
+
+    def detect(self, image: np.ndarray, face: Detection) -> Landmarks:
+        mesh, _ = self._run(image, face.centre, self.CROP * face.side, face.roll)
+        low, high = mesh.min(0), mesh.max(0)
+        across = mesh[_LEFT_EYE] - mesh[_RIGHT_EYE]
+        roll = float(np.arctan2(across[1], across[0]))
+        side = self.CROP * float(np.max(high - low))
+        mesh, score = self._run(image, (low + high) / 2, side, roll)
+        return Landmarks(mesh[MESH_TO_68].astype(np.float32), score)
+
+    def _run(
+        self, image: np.ndarray, centre: np.ndarray, side: float, roll: float
+    ) -> tuple[np.ndarray, float]:
+        """Returns the mesh, 468×2 source pixels, and the presence score of an upright square crop."""
+        side = max(side, 1.0)
+        scale = self.INPUT / side
+        turn = scale * np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+        shift = self.INPUT / 2 - turn @ centre
+        crop = _warp(image, turn, shift, self.INPUT)
+        self._net.set_tensor(self._input, (crop.astype(np.float32) / 255.0)[None])
+        self._net.invoke()
+        points = self._net.get_tensor(self._points).reshape(468, 3)[:, :2].astype(np.float64)
+        logit = float(self._net.get_tensor(self._presence).item())
+        return (points - shift) @ np.linalg.inv(turn).T, 1.0 / (1.0 + np.exp(-np.clip(logit, -80, 80)))
+
+
+def _warp(image: np.ndarray, turn: np.ndarray, shift: np.ndarray, size: int) -> np.ndarray:
+    """Cuts a size×size crop; `turn` and `shift` take source to crop, both with centres at half integers.
+
+    Quicker and plainer than faces.align: black outside of the picture, as the network's own pipeline.
+    """
+    shrink = max(1.0, 1.0 / float(np.sqrt(np.linalg.det(turn))))
+    corners = (np.array([[0, 0], [size, 0], [0, size], [size, size]]) - shift) @ np.linalg.inv(turn).T
+    limit = image.shape[1::-1]
+    low = np.clip(np.floor(corners.min(0)), 0, limit).astype(int)
+    high = np.clip(np.ceil(corners.max(0)), 0, limit).astype(int)
+    if (high <= low).any():
+        return np.zeros((size, size, 3), np.uint8)
+    window = image[low[1] : high[1], low[0] : high[0]]
+    small = window
+    if shrink > 1.0:  # antialias: the warp below only interpolates
+        width, height = (max(1, round(side / shrink)) for side in (high - low))
+        small = cv2.resize(window, (width, height), interpolation=cv2.INTER_AREA)
+    back = (high - low) / np.array(small.shape[1::-1])
+    turn, shift = turn * back, shift + turn @ low
+    # OpenCV has pixel centres at integers.
+    matrix = np.hstack([turn, (shift + turn @ np.array([0.5, 0.5]) - 0.5)[:, None]])
+    return cv2.warpAffine(small, matrix, (size, size), flags=cv2.INTER_LINEAR)
+
+
+class DlibLandmarks:
+    """dlib's regression trees (Kazemi & Sullivan 2014), as in the paper. Research only (300-W).
+
+    They start from the box, and were trained on the boxes of dlib's own HOG detector; with others they
+    drift. So the box is made from the face mesh's landmarks unless `mesh` is None.
+    """
+
+    # Where HOG puts its box, measured as medians over photos that both find: side and centre relative to
+    # the mesh's 68 points, in units of the distance between the eye centres.
+    SIDE = 2.5
+    DOWN = 0.35
+
+    def __init__(self, mesh: FaceMesh | None):
+        import dlib
+
+        self._dlib = dlib
+        self._mesh = mesh
+        self._predictor = dlib.shape_predictor(str(weights.fetch("dlib-landmarks-68")))
+
+    def detect(self, image: np.ndarray, face: Detection) -> Landmarks:
+        score, box = 1.0, face.box
+        if self._mesh is not None:
+            found = self._mesh.detect(image, face)
+            score, box = found.score, hog_box(found.points, self.SIDE, self.DOWN)
+        left, top, right, bottom = (round(value) for value in box)
+        shape = self._predictor(np.ascontiguousarray(image), self._dlib.rectangle(left, top, right - 1, bottom - 1))
+        points = np.array([(point.x, point.y) for point in shape.parts()], np.float32)
+        return Landmarks(points + np.float32(0.5), score)
+
+
+def hog_box(points: np.ndarray, side: float, down: float) -> tuple[float, float, float, float]:
+    """Returns the box that dlib's HOG detector would give to a face with these landmarks."""
+    right_eye, left_eye = points[36:42].mean(0), points[42:48].mean(0)
+    eyes = float(np.linalg.norm(left_eye - right_eye))
+    mouth = points[48:68].mean(0)
+    unit = max(eyes, 0.7 * float(np.linalg.norm(mouth - (left_eye + right_eye) / 2)))
+    x, y = (left_eye + right_eye) / 2 + down * unit * np.array([0.0, 1.0])
+    half = side * unit / 2
+    return float(x - half), float(y - half), float(x + half), float(y + half)
+
+
+class FaceAlignment:
+    """FAN (Bulat & Tzimiropoulos 2017) by the face-alignment package, as in the paper's later tools.
+
+    Its weights are on their author's server only; the package itself looks for them in torch hub's folder.
+    """
+
+    WEIGHT = "face-alignment-2dfan4"
+
+    def __init__(self, device: str = "cpu"):
+        link_into_torch_hub(self.WEIGHT)
+        import face_alignment
+
+        # compile=False: compiling takes minutes on a CPU. "folder" needs no detector weights.
+        self._net = face_alignment.FaceAlignment(
+            face_alignment.LandmarksType.TWO_D,
+            device=device,
+            face_detector="folder",
+            flip_input=False,
+            compile=False,
+        )
+
+    def detect(self, image: np.ndarray, face: Detection) -> Landmarks:
+        points, scores, _ = self._net.get_landmarks_from_image(
+            image, detected_faces=[np.array([*face.box, face.score])], return_landmark_score=True
+        )
+        score = float(np.clip(np.mean(np.asarray(scores[0])), 0.0, 1.0))
+        return Landmarks(np.asarray(points[0], np.float32) + np.float32(0.5), score)
+
+
+def link_into_torch_hub(name: str) -> None:
+    """Makes a fetched weight visible to packages that look in torch hub's folder only."""
+    path = weights.fetch(name)
+    target = weights.torch_hub_folder() / weights.get(name).upstream_file
+    if path == target:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(path.resolve())
+    except FileExistsError:  # another process was quicker
+        if not target.exists():
+            raise CapriciousError(f"{target} is a dangling link; remove it") from None
+
+
+BACKENDS = ("auto", "face-alignment", "mesh", "dlib")
+
+
+def landmark_detector(name: str, *, device: str = "cpu", threads: int = 1) -> LandmarkDetector:
+    """Makes a backend by name; "auto" is face-alignment where its weights are on this machine, else the mesh."""
+    if name == "face-alignment" or (name == "auto" and weights.lookup(FaceAlignment.WEIGHT)):
+        return FaceAlignment(device)
+    if name in ("auto", "mesh"):
+        return FaceMesh(threads)
+    if name == "dlib":
+        return DlibLandmarks(FaceMesh(threads))
+    raise ValueError(f"landmarks must be one of {', '.join(BACKENDS)}, found: {name!r}")

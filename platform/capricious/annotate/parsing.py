@@ -1,0 +1,85 @@
+"""Parsing: which pixels of an aligned crop are skin and hair, and which are glasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from capricious import weights
+from capricious.annotate.bisenet import CLASSES, BiSeNet
+from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
+
+
+@dataclass(frozen=True)
+class Parsing:
+    """What a parser saw in a crop.
+
+    Attributes:
+        labels: S×S uint8 of BACKGROUND, SKIN (the whole face with its parts and ears, not the neck) and HAIR.
+        glasses: S×S bool, pixels of glasses, lenses included. They are SKIN in `labels`.
+    """
+
+    labels: np.ndarray
+    glasses: np.ndarray
+
+
+class Parser(Protocol):
+    """Parses aligned crops."""
+
+    size: int
+    """Side in pixels of the crops that parse() takes."""
+
+    def parse(self, crop: np.ndarray) -> Parsing:
+        """Parses one size×size×3 uint8 crop, aligned as by faces.align."""
+        ...
+
+
+# Classes of CelebAMask-HQ: 0 background, 1 skin, 2–3 brows, 4–5 eyes, 6 glasses, 7–8 ears, 9 earring,
+# 10 nose, 11–13 mouth and lips, 14 neck, 15 necklace, 16 cloth, 17 hair, 18 hat. The paper's "face" ends
+# at the jaw, so the neck is background, as are jewellery and all clothes.
+_GLASSES = 6
+_TO_THREE = np.full(CLASSES, BACKGROUND, np.uint8)
+_TO_THREE[[1, 2, 3, 4, 5, _GLASSES, 7, 8, 10, 11, 12, 13]] = SKIN
+_TO_THREE[17] = HAIR
+
+
+class BiSeNetParser:
+    """The teacher: BiSeNet-R18 of CelebAMask-HQ. Slow (about 0.2 s) and for research only; see ASSETS.md.
+
+    Good on photos and realistic paintings, poor on ukiyo-e and profiles. Its input must stay 512 px
+    wide: at 256 px it collapses.
+    """
+
+    size = 512
+
+    def __init__(self, device: str = "cpu", threads: int = 1):
+        self._device = torch.device(device)
+        self._threads = threads
+        self._net = BiSeNet()
+        path = weights.fetch("bisenet")
+        self._net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self._net.eval().requires_grad_(False).to(self._device)
+        self._mean = torch.tensor([0.485, 0.456, 0.406], device=self._device).view(3, 1, 1)
+        self._std = torch.tensor([0.229, 0.224, 0.225], device=self._device).view(3, 1, 1)
+
+    def parse(self, crop: np.ndarray) -> Parsing:
+        """Parses a 512×512×3 uint8 crop.
+
+        Raises:
+            ValueError: the crop has another shape.
+        """
+        if crop.shape != (self.size, self.size, 3):
+            raise ValueError(f"crop must be {self.size}×{self.size}×3, found: {crop.shape}")
+        pixels = torch.from_numpy(np.ascontiguousarray(crop)).to(self._device).permute(2, 0, 1)
+        image = (pixels.float() / 255.0 - self._mean) / self._std
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)  # a setting of the whole process: put back what was there
+        try:
+            with torch.inference_mode():
+                classes = self._net(image[None])[0].argmax(0).to(torch.uint8).cpu().numpy()
+        finally:
+            torch.set_num_threads(threads)
+        return Parsing(labels=_TO_THREE[classes], glasses=classes == _GLASSES)

@@ -1,0 +1,291 @@
+"""Bytes to pixels and back: every picture from outside enters through `decode`, and through Pillow only.
+
+A collection holds whatever sixty years of scanners and web sites left in it, and a public service gets
+files that mean harm. So the format is read from the content (never from the name), the size is
+checked before any pixel is decoded, and all that comes out is 8-bit sRGB or a Rejection.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Callable
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from capricious.errors import Rejection
+
+log = logging.getLogger(__name__)
+
+MAX_PIXELS = 256 * 1024 * 1024
+"""Default cap on width × height: 16,384 × 16,384. Decoding needs about 8 bytes of memory per pixel."""
+
+MIN_SIDE = 16
+"""Default lower limit of width and height in pixels; a smaller picture cannot hold a face."""
+
+MATTE = 128
+"""Grey level behind transparent pixels: neutral, so that a cut-out head gets neither glow nor shadow."""
+
+
+class _TiffFile(TiffImagePlugin.TiffImageFile):
+    """TIFF without Pillow's own pixel limit, which is one global for the whole process.
+
+    decode() has checked its own limit before; changing the global would race with other threads.
+    """
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.new(self.mode, self._tile_size).im
+        ImageFile.ImageFile.load_prepare(self)
+
+
+def _format_of(data: bytes) -> str:
+    """Names the format by its first bytes, "" if they say nothing."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:8] == b"ftyp":
+        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF or MP4"
+    for name, signatures in _SIGNATURES.items():
+        if data.startswith(signatures):
+            return name
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<?xml", b"<svg", b"<!doctype svg")) and b"<svg" in data[:8192].lower():
+        return "SVG"
+    return "HTML or XML" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else ""
+
+
+_SIGNATURES: dict[str, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "JPEG 2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
+    "PDF": (b"%PDF",),
+    "PostScript": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "Photoshop": (b"8BPS",),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "gzip": (b"\x1f\x8b",),
+    "zip": (b"PK\x03\x04",),
+}
+
+# The whitelist. Opening one of these parses the header only; decoding happens in load(). The classes are
+# called directly because Image.open() tries every registered plugin (some start other programs) and
+# applies the global limit. PostScript, PDF and SVG are left out: they are programs, not pixels.
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO, of which it reads the first picture
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "TIFF": _TiffFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+FORMATS = tuple(_OPENERS)
+"""Names of the formats that decode() accepts."""
+
+
+def decode(
+    data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
+) -> np.ndarray:
+    """Decodes a picture from an untrusted source.
+
+    EXIF orientation is applied; embedded ICC profiles are converted to sRGB; CMYK, Lab, grey, palette,
+    1-bit and 16-bit pixels become 8-bit RGB (16-bit values are scaled, not clipped); transparency is
+    laid over MATTE; of animations and multi-page files the first frame is taken. A picture whose
+    profile is broken is read as if it had none, with a warning in the log, as browsers do.
+
+    Args:
+        data: the file's bytes; its format is taken from the content.
+        name: file name or URI, for messages only.
+        max_pixels: cap on width × height, checked against the header before pixels are decoded.
+        min_side: smallest width and height allowed, in pixels.
+
+    Returns:
+        H×W×3 uint8 sRGB, writable and contiguous.
+
+    Raises:
+        Rejection: stage "decode"; reason "empty", "unsupported-format", "not-an-image",
+            "too-many-pixels", "too-small", "unsupported-depth", "truncated" or "corrupt".
+    """
+
+    def reject(reason: str, detail: str) -> Rejection:
+        return Rejection("decode", reason, f"{name}: {detail}")
+
+    if not data:
+        raise reject("empty", "the file has 0 bytes; copy or download it again")
+    kind = _format_of(data)
+    if kind not in _OPENERS:
+        if kind:
+            raise reject(
+                "unsupported-format", f"the file is {kind}; convert it to one of {', '.join(FORMATS)}"
+            )
+        raise reject("not-an-image", f"the content is none of {', '.join(FORMATS)}")
+    try:
+        with _OPENERS[kind](io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise reject(
+                    "too-many-pixels",
+                    f"{width:,} × {height:,} pixels, allowed are {max_pixels:,} in all; scale it down",
+                )
+            if min(width, height) < min_side:
+                raise reject(
+                    "too-small",
+                    f"{width} × {height} pixels, each side needs at least {min_side}; find a larger scan",
+                )
+            image.load()
+            depth = image.mode
+            if depth in ("I", "F"):
+                raise reject(
+                    "unsupported-depth",
+                    "32-bit samples have no agreed white; convert it to 8 or 16 bits per channel",
+                )
+            return np.array(_upright(_to_srgb(image, name), _orientation(image, name)))
+    except Rejection:
+        raise
+    except Image.DecompressionBombError as error:  # WebP and GIF keep Pillow's own, lower limit
+        raise reject("too-many-pixels", f"{error}; scale it down") from error
+    except Exception as error:  # on hostile bytes Pillow's plugins raise nearly every type there is
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        cause = f"{type(error).__name__}: {error}"
+        raise reject(reason, f"damaged {kind} file ({cause}); copy or download it again") from error
+
+
+def _to_srgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns a loaded picture of any 8- or 16-bit mode as opaque sRGB, mode RGB."""
+    if image.mode.startswith("I;16"):
+        # A transparent grey level (PNG's tRNS) is not honoured here: 16-bit grey files are scans.
+        colour, alpha = _eight_bit(image), None
+    else:
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        colour = _without_alpha(image)
+    rgb = _apply_profile(colour, image.info.get("icc_profile"), name)
+    if alpha is None:
+        return rgb
+    matte = Image.new("RGB", rgb.size, (MATTE, MATTE, MATTE))
+    matte.paste(rgb, mask=alpha)
+    return matte
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Reduces a mode to its colours: L, RGB, CMYK or LAB."""
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    elif image.mode == "P" and image.has_transparency_data:
+        image = image.convert("RGBA")  # Pillow warns on the direct way
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scales 16-bit (or 12-bit) grey to 8 bits; Pillow's own convert() would clip at 255."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    values = np.asarray(image).astype(np.float32) * (255.0 / (2**bits - 1))
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # TIFF's "white is zero"
+        values = 255.0 - values
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _apply_profile(colour: Image.Image, icc: bytes | None, name: str) -> Image.Image:
+    """Converts L, RGB, CMYK or LAB to sRGB through its ICC profile, or by convention without one."""
+    if icc:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            if profile.profile.xcolor_space.strip() == "RGB" and colour.mode == "L":
+                colour = colour.convert("RGB")  # grey files often carry the profile of their RGB parent
+            return _convert(colour, profile)
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            log.warning("%s: ICC profile ignored, colours taken as sRGB: %s", name, error)
+    if colour.mode == "LAB":
+        return _convert(colour, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    return colour.convert("RGB")
+
+
+def _convert(colour: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    rgb = ImageCms.profileToProfile(
+        colour,
+        profile,
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert rgb is not None  # None only in place
+    return rgb
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    """Returns the EXIF orientation, 1 (upright) if there is none or the EXIF block is damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, SyntaxError, TypeError, ValueError, KeyError, struct.error) as error:
+        log.warning("%s: EXIF block ignored, orientation taken as upright: %s", name, error)
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def encode(
+    image: np.ndarray, format: str = "png", quality: int = 90, lossless: bool = False
+) -> bytes:
+    """Encodes H×W×3 (sRGB) or H×W uint8 as "png", "jpeg" or "webp".
+
+    Args:
+        image: the pixels.
+        format: "png" is always lossless, "jpeg" never.
+        quality: 1…100, for jpeg and lossy webp.
+        lossless: webp only.
+
+    Raises:
+        ValueError: shape, dtype, format or quality is none of these, or a side is longer than the
+            format allows (JPEG 65,535, WebP 16,383); the message says which.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"image must be H×W×3 or H×W uint8, found: {image.shape} {image.dtype}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be in 1…100, found: {quality}")
+    longest = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}.get(format)
+    if longest is None:
+        raise ValueError(f"format must be png, jpeg or webp, found: {format!r}")
+    if not 0 < min(image.shape[:2]) <= max(image.shape[:2]) <= longest:
+        raise ValueError(f"{format} needs sides of 1…{longest} pixels, found: {image.shape[:2]}")
+    if lossless and format == "jpeg":
+        raise ValueError("jpeg cannot be lossless; use png or webp")
+    options: dict[str, object] = {}
+    if format == "jpeg":
+        options = {"quality": quality, "subsampling": 0}  # 4:4:4: painted lips and eyes are small and red
+    elif format == "webp":
+        options = {"quality": quality, "lossless": lossless}
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(out, format, **options)
+    return out.getvalue()

@@ -1,0 +1,204 @@
+"""The model bundle: all that render and serve need, in one folder.
+
+    bundle.json              what it is: architecture, attribute order, classes, training, licence, hashes
+    generator.safetensors    weights to release (the exponential moving average)
+    encoder.safetensors
+
+Spectral norm is worked into the weights on saving, so a loaded bundle is a network of plain convolutions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+import capricious
+from capricious.errors import CapriciousError
+from capricious.faces.attributes import VECTOR_FIELDS, VECTOR_VERSION
+from capricious.faces.label_map import CLASSES
+from capricious.model.encoder import EncoderConfig, StyleEncoder
+from capricious.model.generator import Generator, GeneratorConfig
+from capricious.model.layers import plain_state
+
+FORMAT_VERSION = 1
+INFO = "bundle.json"
+ALIGNMENT = "ffhq"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A generator, the style encoder that goes with it, and what is known about them.
+
+    Attributes:
+        generator, encoder: in eval mode, without gradients, float32, on the CPU when loaded.
+        info: the content of bundle.json.
+    """
+
+    generator: Generator
+    encoder: StyleEncoder
+    info: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """Names the bundle by content: the hash of its info, which holds the hashes of the weights."""
+        return hashlib.sha256(_text(self.info).encode()).hexdigest()
+
+
+def save_bundle(
+    folder: str | os.PathLike[str],
+    generator: Generator,
+    encoder: StyleEncoder,
+    info: dict[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+) -> None:
+    """Writes a bundle, all of it or nothing; an older bundle in the same place is replaced.
+
+    Args:
+        folder: where to; parents are made.
+        generator, encoder: networks with the weights to release; they stay as they are.
+        info: training config, data fingerprint, metrics, licence …: anything that JSON can hold, under
+            names that the bundle does not use itself.
+        dtype: of the weights on disk, "float32" or "bfloat16" (half the size, 3 significant digits).
+
+    Raises:
+        CapriciousError: `folder` holds something else than a bundle, or a name in `info` is taken.
+        ValueError: an unknown dtype.
+    """
+    folder = Path(folder)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, found: {dtype!r}")
+    if folder.exists() and not (folder / INFO).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CapriciousError(
+            f"{folder} exists and is not a bundle (it has no {INFO}); choose another folder or remove it"
+        )
+    weights = {
+        "generator.safetensors": _weights(generator, DTYPES[dtype]),
+        "encoder.safetensors": _weights(encoder, DTYPES[dtype]),
+    }
+    own = {
+        "format_version": FORMAT_VERSION,
+        "code_version": capricious.__version__,
+        "resolution": generator.config.resolution,
+        "alignment": ALIGNMENT,
+        "classes": list(CLASSES),
+        "attribute_vector": {"version": VECTOR_VERSION, "fields": list(VECTOR_FIELDS)},
+        "architecture": {"generator": asdict(generator.config), "encoder": asdict(encoder.config)},
+        "dtype": dtype,
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in weights.items()
+        },
+    }
+    if taken := own.keys() & (info or {}):
+        raise CapriciousError(f"info for a bundle must not contain {', '.join(sorted(taken))}: the bundle sets them")
+    _replace(folder, {**weights, INFO: _text({**own, **(info or {})}).encode()})
+
+
+def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
+    """Reads a bundle: float32, eval mode, no gradients.
+
+    Raises:
+        CapriciousError: no bundle there, one of another format or attribute vector, or with a file that
+            is missing or changed; the message names the field or file.
+    """
+    folder = Path(folder)
+    info = _read_info(folder)
+    try:
+        generator_config = GeneratorConfig(**info["architecture"]["generator"])
+        encoder_config = EncoderConfig(**info["architecture"]["encoder"])
+    except (KeyError, TypeError) as error:
+        raise CapriciousError(f"{folder / INFO}: architecture does not fit this version: {error}") from None
+    # On "meta" no time is spent on initial weights, which are replaced at once.
+    with torch.device("meta"):
+        generator = Generator(generator_config, spectral=False)
+        encoder = StyleEncoder(encoder_config, spectral=False)
+    _load_weights(generator, folder / "generator.safetensors", info)
+    _load_weights(encoder, folder / "encoder.safetensors", info)
+    return Bundle(generator, encoder, info)
+
+
+def _text(info: dict[str, Any]) -> str:
+    return json.dumps(info, indent=2, ensure_ascii=False) + "\n"
+
+
+def _weights(network: nn.Module, dtype: torch.dtype) -> bytes:
+    state = plain_state(network)
+    for name, value in state.items():
+        # The running statistics of the batch norm stay exact: they are few.
+        exact = "running_" in name or not value.is_floating_point()
+        state[name] = value.to("cpu", None if exact else dtype).contiguous()
+    return save_safetensors(state)
+
+
+def _replace(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes the files beside `folder` and renames: a reader never sees half a bundle."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            (fresh / name).write_bytes(content)
+        fresh.chmod(0o755)  # mkdtemp's folders are closed to all others
+        if (folder / INFO).is_file():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.rename(old)
+            fresh.rename(folder)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CapriciousError(f"{folder} is not a model bundle: it has no {INFO}") from None
+    except ValueError as error:
+        raise CapriciousError(f"{folder / INFO} is not valid JSON: {error}") from None
+    version = info.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CapriciousError(
+            f"{folder / INFO}: format_version must be {FORMAT_VERSION}, found: {version!r}; "
+            "use the version of capricious that wrote it, or train again"
+        )
+    vector = {"version": VECTOR_VERSION, "fields": list(VECTOR_FIELDS)}
+    expected = {"attribute_vector": vector, "classes": list(CLASSES), "alignment": ALIGNMENT}
+    for field, value in expected.items():
+        if info.get(field) != value:
+            raise CapriciousError(f"{folder / INFO}: {field} must be {value}, found: {info.get(field)!r}; train again")
+    for field in ("architecture", "files"):
+        if not isinstance(info.get(field), dict):
+            raise CapriciousError(f"{folder / INFO}: {field} must be an object, found: {info.get(field)!r}")
+    return info
+
+
+def _load_weights(network: nn.Module, path: Path, info: dict[str, Any]) -> None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CapriciousError(f"the bundle is not complete: {path} is missing; copy the bundle again") from None
+    expected = info["files"].get(path.name, {}).get("sha256")
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise CapriciousError(f"{path}: sha256 must be {expected}, found: {found}; copy the bundle again")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_safetensors(content).items()}
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise CapriciousError(f"{path} does not fit the architecture in {INFO}: {error}") from None
+    network.eval().requires_grad_(False)

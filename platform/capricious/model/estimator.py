@@ -1,0 +1,176 @@
+"""Age and gender of a picture, differentiable: face-api's TinyXception (MIT) as a judge in training.
+
+The network is that of npm's @vladmandic/face-api, rebuilt from its description; the evaluation must use
+another estimator (MODEL.md §3).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool2d, pad, relu
+
+from capricious import weights
+from capricious.errors import CapriciousError
+
+INPUT = 112
+MEANS = (122.782, 117.001, 104.298)
+"""Of red, green and blue, in 0…255; their difference to the picture is divided by 255."""
+
+FACE_CENTRE = (0.5, 0.55)
+FACE_SIDE = 0.55
+
+
+class _Separable(nn.Module):
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class _Reduction(nn.Module):
+    """Halves the side: two separable convolutions and a max pool beside a strided 1×1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, activate: bool = True):
+        super().__init__()
+        self.activate = activate
+        self.separable_conv0 = _Separable(inputs, outputs)
+        self.separable_conv1 = _Separable(outputs, outputs)
+        self.expansion_conv = nn.Conv2d(inputs, outputs, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.separable_conv0(relu(x) if self.activate else x)
+        d = self.separable_conv1(relu(d))
+        return max_pool2d(_pad_same(d, float("-inf")), 3, stride=2) + self.expansion_conv(x)
+
+
+class _Main(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.separable_conv0 = _Separable(channels, channels)
+        self.separable_conv1 = _Separable(channels, channels)
+        self.separable_conv2 = _Separable(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x
+        for layer in (self.separable_conv0, self.separable_conv1, self.separable_conv2):
+            d = layer(relu(d))
+        return x + d
+
+
+def _pad_same(x: Tensor, value: float = 0.0) -> Tensor:
+    """TensorFlow's "same" padding of a 3×3 window with stride 2 on an even side: only right and below."""
+    return pad(x, (0, 1, 0, 1), value=value)
+
+
+class AgeGenderEstimator(nn.Module):
+    """Frozen estimator; gradients flow to the picture. Fetches its 0.4 MB of weights on construction.
+
+    Raises:
+        CapriciousError: the weights cannot be had (see `weights.fetch`) or are not those of this network.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Attribute names are those of face-api's weights.
+        self.entry_flow = nn.ModuleDict(
+            {
+                "conv_in": nn.Conv2d(3, 32, 3, stride=2),
+                "reduction_block_0": _Reduction(32, 64, activate=False),
+                "reduction_block_1": _Reduction(64, 128),
+            }
+        )
+        self.middle_flow = nn.ModuleDict({f"main_block_{i}": _Main(128) for i in range(2)})
+        self.exit_flow = nn.ModuleDict(
+            {"reduction_block": _Reduction(128, 256), "separable_conv": _Separable(256, 512)}
+        )
+        self.fc = nn.ModuleDict({"age": nn.Linear(512, 1), "gender": nn.Linear(512, 2)})
+        self.means: Tensor
+        self.register_buffer("means", torch.tensor(MEANS).view(3, 1, 1), persistent=False)
+        manifest = weights.fetch("face-api-age-gender-manifest")
+        try:
+            self.load_state_dict(read_face_api(manifest, weights.fetch("face-api-age-gender")))
+        except RuntimeError as error:
+            raise CapriciousError(f"{manifest} is not of face-api's age_gender_model: {error}") from None
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (age in years, probability of male), each of shape B.
+
+        Args:
+            image: B×3×S×S RGB in −1…1, aligned crops as `faces.align` makes them.
+        """
+        return self.estimate(face_box(image))
+
+    def estimate(self, face: Tensor) -> tuple[Tensor, Tensor]:
+        """As forward(), for B×3×H×W pictures that are already cut to the face's box."""
+        if face.shape[-2:] != (INPUT, INPUT):
+            face = interpolate(face, (INPUT, INPUT), mode="bilinear", antialias=True)
+        x = ((face + 1.0) * 127.5 - self.means) / 255.0
+        x = relu(self.entry_flow["conv_in"](_pad_same(x)))
+        for flow in (self.entry_flow, self.middle_flow, self.exit_flow):
+            for name, layer in flow.items():
+                if name != "conv_in":
+                    x = layer(x)
+        pooled = relu(x).mean((2, 3))
+        age = self.fc["age"](pooled).squeeze(1)
+        return age, self.fc["gender"](pooled).softmax(1)[:, 0]
+
+
+def face_box(image: Tensor) -> Tensor:
+    """Cuts the box of the face, as a detector would draw it, out of B×3×S×S aligned crops."""
+    size = image.shape[-1]
+    side = round(FACE_SIDE * size)
+    left = round(FACE_CENTRE[0] * size - side / 2)
+    top = round(FACE_CENTRE[1] * size - side / 2)
+    return image[:, :, top : top + side, left : left + side]
+
+
+def read_face_api(manifest: Path, binary: Path) -> dict[str, Tensor]:
+    """Reads weights in the layout of TensorFlow.js into a torch state.
+
+    The binary holds one array after another in the manifest's order, each raw float32 or quantised:
+    value = min + scale · stored.
+
+    Raises:
+        CapriciousError: the binary is shorter or longer than the manifest says.
+    """
+    entries = [entry for group in json.loads(manifest.read_text(encoding="utf-8")) for entry in group["weights"]]
+    content, at, state = binary.read_bytes(), 0, {}
+    for entry in entries:
+        quantization = entry.get("quantization")
+        dtype = np.dtype((quantization or entry)["dtype"]).newbyteorder("<")
+        count = int(np.prod(entry["shape"]))
+        if at + count * dtype.itemsize > len(content):
+            raise CapriciousError(f"{binary} ends before {entry['name']}, which {manifest.name} lists")
+        values = np.frombuffer(content, dtype, count, at).astype(np.float32)
+        at += count * dtype.itemsize
+        if quantization:
+            values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
+        name, value = _to_torch(entry["name"], values.reshape(entry["shape"]))
+        state[name] = torch.from_numpy(np.ascontiguousarray(value))
+    if at != len(content):
+        raise CapriciousError(f"{binary} has {len(content) - at} bytes more than {manifest.name} lists")
+    return state
+
+
+def _to_torch(name: str, value: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
+    *path, kind = name.split("/")
+    if kind == "depthwise_filter":  # height, width, channel, 1
+        return ".".join([*path, "depthwise.weight"]), value.transpose(2, 3, 0, 1)
+    if kind in ("pointwise_filter", "filters"):  # height, width, input, output
+        parts = ["pointwise", "weight"] if kind == "pointwise_filter" else ["weight"]
+        return ".".join([*path, *parts]), value.transpose(3, 2, 0, 1)
+    if kind == "weights":  # input, output
+        return ".".join([*path, "weight"]), value.T
+    if path[-1].startswith("separable_conv"):
+        path.append("pointwise")
+    return ".".join([*path, kind]), value

@@ -1,0 +1,85 @@
+"""The small parts that generator, encoder and discriminator are all made of."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from capricious.faces.label_map import CLASSES
+
+INIT_GAIN = 0.02
+"""Gain of the Xavier-normal initialisation of every weight; biases start at 0 (SPADE, appendix A)."""
+
+SLOPE = 0.2
+"""Negative slope of every leaky ReLU."""
+
+_Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int, bias: bool = True, spectral: bool = False
+) -> nn.Conv2d:
+    """Returns an initialised, optionally spectrally normalised convolution with zero padding."""
+    return _prepare(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), spectral)
+
+
+def linear(inputs: int, outputs: int, *, spectral: bool = False) -> nn.Linear:
+    """Returns an initialised, optionally spectrally normalised fully connected layer."""
+    return _prepare(nn.Linear(inputs, outputs), spectral)
+
+
+def _prepare(layer: _Layer, spectral: bool) -> _Layer:
+    nn.init.xavier_normal_(layer.weight, INIT_GAIN)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    # Only now: the power iteration should start on the weight that training starts from.
+    return cast(_Layer, parametrizations.spectral_norm(layer)) if spectral else layer
+
+
+@torch.no_grad()
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """Returns the state of a network with every spectral norm worked into its weight.
+
+    It fits the same network built with spectral=False, which then yields what `network` yields in eval
+    mode. `network` stays as it is.
+    """
+    state = {name: value for name, value in network.state_dict().items() if ".parametrizations." not in name}
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            norm = module.parametrizations.weight
+            training = norm.training
+            norm.eval()  # in training mode, reading the weight would run one more power iteration
+            state[f"{name}.weight"] = module.weight
+            norm.train(training)
+    return state
+
+
+def shrink_labels(label_map: Tensor, size: int) -> Tensor:
+    """Returns a B×R×R map of class indices at size×size by nearest neighbour, as a view.
+
+    The centre pixel of each cell is taken, as in `faces.label_map.resize_label_map`. R must be a
+    multiple of `size`.
+    """
+    step = label_map.shape[-1] // size
+    return label_map[:, step // 2 :: step, step // 2 :: step]
+
+
+def one_hot(label_map: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turns B×H×W class indices into B×K×H×W of 0 and 1.
+
+    A class outside of 0…K−1 becomes all zeros: to look for it here would make the GPU wait at every step.
+    """
+    classes = torch.arange(len(CLASSES), dtype=label_map.dtype, device=label_map.device)
+    return (label_map[:, None] == classes[:, None, None]).to(dtype)
+
+
+def check_label_map(label_map: Tensor, resolution: int) -> None:
+    """Raises ValueError unless the label map is B×R×R integers."""
+    if label_map.ndim != 3 or label_map.shape[1:] != (resolution, resolution) or label_map.is_floating_point():
+        raise ValueError(
+            f"label_map must be B×{resolution}×{resolution} class indices, "
+            f"found: {'×'.join(map(str, label_map.shape))} {label_map.dtype}"
+        )

@@ -1,0 +1,112 @@
+"""Spatially-adaptive normalisation and its residual block (Park et al. 2019, arXiv:1903.07291, §3, appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, relu
+
+from capricious.faces.label_map import CLASSES
+from capricious.model.layers import INIT_GAIN, SLOPE, convolution
+
+Modulation = tuple[Tensor, Tensor]
+"""γ and β of one SPADE layer, each B×C×H×W, or 1×C×H×W for one label map shared by a whole batch."""
+
+
+class SPADE(nn.Module):
+    """y = N(x)·(1 + γ(m)) + β(m), then y·(1 + s(a)) + t(a) if the layer is conditioned on attributes.
+
+    N is parameter-free. γ and β are two 3×3 convolutions of h = ReLU(conv3×3(one-hot m)), run as one
+    convolution with 2C outputs (the first C are γ), without spectral norm.
+
+    The attribute affine comes after the modulation, not between N and it: γ and β then stay functions of
+    the label map alone, so a sweep computes them once. s and t start at 0, where the layer is plain SPADE.
+
+    Args:
+        channels: C.
+        hidden: channels of h.
+        norm: "batch" or "instance".
+        embedding: size of the attribute embedding, 0 for a layer without attribute affine.
+    """
+
+    def __init__(self, channels: int, hidden: int, norm: str, embedding: int = 0):
+        super().__init__()
+        if norm == "batch":
+            self.norm: nn.Module = nn.BatchNorm2d(channels, affine=False)
+        else:
+            self.norm = nn.InstanceNorm2d(channels)
+        self.shared = convolution(len(CLASSES), hidden, 3, padding=1)
+        self.modulation = convolution(hidden, 2 * channels, 3, padding=1)
+        for half in self.modulation.weight.data.chunk(2):  # fan-out of γ and β each, not of both
+            nn.init.xavier_normal_(half, INIT_GAIN)
+        self.affine: nn.Linear | None = None
+        if embedding:
+            self.affine = nn.Linear(embedding, 2 * channels)
+            nn.init.zeros_(self.affine.weight)
+            nn.init.zeros_(self.affine.bias)
+
+    def modulate(self, labels: Tensor) -> Modulation:
+        """Returns γ and β for the one-hot label map B×K×H×W at this layer's resolution."""
+        gamma, beta = self.modulation(relu(self.shared(labels))).chunk(2, dim=1)
+        return gamma, beta
+
+    def forward(self, x: Tensor, modulation: Modulation, embedding: Tensor | None = None) -> Tensor:
+        """x: B×C×H×W; embedding: B×E where the layer has an attribute affine. Returns B×C×H×W."""
+        gamma, beta = modulation
+        y = torch.addcmul(beta, self.norm(x), 1.0 + gamma)
+        if self.affine is not None:
+            scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
+            y = torch.addcmul(shift, y, 1.0 + scale)
+        return y
+
+
+class SPADEResBlock(nn.Module):
+    """skip(x) + two times [SPADE, leaky ReLU, 3×3 convolution]; the skip is learned where ci ≠ co.
+
+    Args:
+        inputs, outputs: ci and co; the middle has min(ci, co) channels.
+        resolution: side of the maps that the block works on.
+        hidden, norm, embedding: of its SPADE layers.
+        spectral: spectral norm on the main path and the skip; False for a network with baked weights.
+        bias: of the block's output. Only the last block needs one: all that reads the output of another
+            block begins by subtracting the channel's mean, so its bias could never learn.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        resolution: int,
+        hidden: int,
+        norm: str,
+        embedding: int,
+        spectral: bool,
+        bias: bool,
+    ):
+        super().__init__()
+        middle = min(inputs, outputs)
+        self.resolution = resolution
+        self.spade_1 = SPADE(inputs, hidden, norm, embedding)
+        # No bias, for the same reason: the norm of spade_2 would subtract it again.
+        self.conv_1 = convolution(inputs, middle, 3, padding=1, bias=False, spectral=spectral)
+        self.spade_2 = SPADE(middle, hidden, norm, embedding)
+        self.conv_2 = convolution(middle, outputs, 3, padding=1, bias=bias, spectral=spectral)
+        self.learned_skip = inputs != outputs
+        if self.learned_skip:
+            self.spade_skip = SPADE(inputs, hidden, norm, embedding)
+            self.conv_skip = convolution(inputs, outputs, 1, padding=0, bias=False, spectral=spectral)
+
+    @property
+    def spades(self) -> list[SPADE]:
+        """Its SPADE layers in the order in which forward() takes their modulations."""
+        return [self.spade_1, self.spade_2] + ([self.spade_skip] if self.learned_skip else [])
+
+    def forward(self, x: Tensor, modulations: Iterator[Modulation], embedding: Tensor | None = None) -> Tensor:
+        """x: B×ci×H×W; takes one item of `modulations` per SPADE layer. Returns B×co×H×W."""
+        d = self.conv_1(leaky_relu(self.spade_1(x, next(modulations), embedding), SLOPE))
+        d = self.conv_2(leaky_relu(self.spade_2(d, next(modulations), embedding), SLOPE))
+        if self.learned_skip:
+            x = self.conv_skip(self.spade_skip(x, next(modulations), embedding))
+        return x + d

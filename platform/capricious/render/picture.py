@@ -1,0 +1,143 @@
+"""One picture, all its faces, one sweep: the function that batch jobs and the service share.
+
+Because they share it, the same request gives the same pixels from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from capricious.data.records import Face
+from capricious.faces.image import encode
+from capricious.render.composite import paste_back
+from capricious.render.provenance import NOTICE, Provenance, stamp
+from capricious.render.renderer import Renderer, fit
+from capricious.render.sheet import contact_sheet, gif
+from capricious.render.sweep import SOURCE, Sweep, Variant
+
+FRAME_SECONDS = 0.35
+"""How long one age is shown in an animation."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The rendered sweep of one picture. Faces are rendered; whole paintings are made when asked for.
+
+    Attributes:
+        picture: H×W×3 uint8, never written to.
+        faces: as annotated, largest first.
+        sweep: what was asked for.
+        renders: per face, V×R×R×3 uint8 in the order of sweep.variants().
+        source_sha256, bundle_sha256: for the provenance in every file made from here.
+    """
+
+    picture: np.ndarray
+    faces: tuple[Face, ...]
+    sweep: Sweep
+    renders: tuple[np.ndarray, ...]
+    source_sha256: str
+    bundle_sha256: str
+
+    def render(self, face: int, name: str) -> np.ndarray:
+        """Returns one face in one variant, R×R×3 uint8."""
+        return self.renders[face][self._index(name)]
+
+    def painting(self, name: str) -> np.ndarray:
+        """Returns the whole picture with every face in one variant, H×W×3 uint8.
+
+        In the "source" variant nothing differs from the sitter, so it is the picture itself.
+        """
+        index, source = self._index(name), self._index(SOURCE)
+        painting = self.picture
+        # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
+        for face, renders in reversed(list(zip(self.faces, self.renders, strict=True))):
+            painting = paste_back(painting, face, renders[source], renders[index])
+        return painting
+
+    def paintings(self) -> Iterator[tuple[Variant, np.ndarray]]:
+        """Yields each variant but the source with its whole picture, one at a time: they may be huge."""
+        for variant in self.sweep.variants():
+            if variant.name != SOURCE:
+                yield variant, self.painting(variant.name)
+
+    def preview(self, longest: int) -> SweepResult:
+        """Returns the same sweep on a picture whose longer side is at most `longest` pixels."""
+        height, width = self.picture.shape[:2]
+        scale = longest / max(height, width)
+        if scale >= 1.0:
+            return self
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = np.asarray(Image.fromarray(self.picture).resize(size, Image.Resampling.LANCZOS))
+        # Sides are rounded to whole pixels, so the two axes may scale a little differently.
+        axes = np.array([size[0] / width, size[1] / height], np.float32)
+        faces = tuple(
+            replace(
+                face,
+                landmarks=face.landmarks * axes,
+                quad=face.quad * axes,
+                resolution_score=face.resolution_score * scale,
+            )
+            for face in self.faces
+        )
+        return replace(self, picture=small, faces=faces)
+
+    def sheet(self) -> bytes:
+        """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages."""
+        rows, labels = [], []
+        ages: Sequence[float | None] = self.sweep.ages or (None,)
+        for number, face in enumerate(self.faces):
+            for look in self.sweep.looks():
+                variants = [self.sweep.at(age, look) for age in ages]
+                rows.append([face.image, *(self.render(number, variant.name) for variant in variants)])
+                who = f"face {number + 1}" if len(self.faces) > 1 else ""
+                labels.append(" · ".join(part for part in (who, look.name.replace("_", ", ").replace("-", " ")) if part))
+        columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
+        sheet = contact_sheet(rows, labels, columns, caption=NOTICE)
+        return self._stamped(encode(sheet, "png"), self.sweep.variants())
+
+    def animation(self, longest: int = 512) -> bytes:
+        """Returns the whole picture going through the ages and back, look by look, as a stamped GIF."""
+        small = self.preview(longest)
+        ages: Sequence[float | None] = self.sweep.ages or (None,)
+        frames = [small.painting(self.sweep.at(age, look).name) for look in self.sweep.looks() for age in ages]
+        return self._stamped(gif(frames, FRAME_SECONDS, ping_pong=True), self.sweep.variants())
+
+    def file(self, name: str, format: str = "png", quality: int = 92) -> bytes:
+        """Returns the whole picture in one variant as a stamped "png", "jpeg" or "webp"."""
+        variant = self.sweep.variants()[self._index(name)]
+        return self._stamped(encode(self.painting(name), format, quality), [variant])
+
+    def crop_file(self, face: int, name: str, format: str = "webp", quality: int = 92) -> bytes:
+        """Returns one face in one variant as a stamped "png", "jpeg" or "webp"."""
+        variant = self.sweep.variants()[self._index(name)]
+        return self._stamped(encode(self.render(face, name), format, quality), [variant], (self.faces[face],))
+
+    def _index(self, name: str) -> int:
+        names = [variant.name for variant in self.sweep.variants()]
+        if name not in names:
+            raise KeyError(f"variant must be one of {', '.join(names)}, found: {name!r}")
+        return names.index(name)
+
+    def _stamped(self, data: bytes, variants: Sequence[Variant], faces: Sequence[Face] | None = None) -> bytes:
+        sitters = tuple(face.attributes for face in (self.faces if faces is None else faces))
+        return stamp(data, Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters))
+
+
+def render_picture(
+    picture: np.ndarray, faces: Sequence[Face], renderer: Renderer, sweep: Sweep, *, source_sha256: str
+) -> SweepResult:
+    """Renders a sweep of every face of a picture. The same arguments give the same bytes.
+
+    Args:
+        picture: H×W×3 uint8 sRGB.
+        faces: as Annotator.annotate found them, largest first.
+        source_sha256: hash of the file that the picture came from, for the provenance.
+    """
+    variants = sweep.variants()
+    fitted = tuple(fit(face, renderer.resolution) for face in faces)
+    renders = tuple(renderer.render(face, variants) for face in fitted)
+    return SweepResult(picture, fitted, sweep, renders, source_sha256, renderer.bundle.sha256)

@@ -1,0 +1,127 @@
+"""The fast path of a sweep: style once, modulations once, then only what differs between variants (DESIGN §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from capricious.data.records import Face
+from capricious.errors import ConfigError
+from capricious.faces.label_map import resize_label_map
+from capricious.model.bundle import Bundle
+from capricious.model.encoder import StyleEncoder
+from capricious.model.generator import Generator
+from capricious.render.sweep import Variant
+
+CHUNKS = {"cpu": 4, "cuda": 16}
+"""Default variants per forward pass. Memory is bounded by it, not by the length of the sweep."""
+
+ROWS = 4
+"""MKL's matrix products round the rows of an incomplete block of four differently (measured with torch 2.13, AVX2)."""
+
+
+class Renderer:
+    """Renders the variants of a face with one bundle, on one device.
+
+    Every forward pass has exactly `chunk` variants (the last one is filled up): kernels are chosen by shape,
+    and another kernel rounds differently. So the bytes of a variant do not depend on which others, or how many,
+    are rendered beside it. They may depend on the machine, the device, the dtype, the threads and the chunk.
+
+    Args:
+        bundle: generator and style encoder, float32, eval mode; they are moved to `device`.
+        device: as torch names it.
+        dtype: torch.float32 (the reference) or torch.bfloat16 (autocast).
+        threads: CPU threads of the whole process; None leaves torch's setting.
+        chunk: variants per forward pass, 1 or a multiple of ROWS; None for CHUNKS.
+
+    Raises:
+        ConfigError: `chunk`, `threads` or `dtype` makes no sense, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str | torch.device = "cpu",
+        *,
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+        chunk: int | None = None,
+    ):
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ConfigError(f"dtype must be float32 or bfloat16, found: {dtype}")
+        if threads is not None:
+            if threads < 1:
+                raise ConfigError(f"threads must be at least 1, found: {threads}")
+            torch.set_num_threads(threads)
+        self.bundle = bundle
+        self.device = _available(torch.device(device))
+        self.dtype = dtype
+        self.chunk = CHUNKS.get(self.device.type, ROWS) if chunk is None else chunk
+        if self.chunk != 1 and (self.chunk < 1 or self.chunk % ROWS):
+            raise ConfigError(f"chunk must be 1 or a multiple of {ROWS} variants, found: {chunk}")
+        self.resolution: int = bundle.generator.config.resolution
+        # Channels last is the layout of the fast convolution kernels, on CPUs as on tensor cores.
+        # (torch's own type hints of Module.to do not know memory_format.)
+        last = {"memory_format": torch.channels_last}
+        self._generator: Generator = bundle.generator.to(self.device).to(**last)  # type: ignore[call-overload]
+        self._encoder: StyleEncoder = bundle.encoder.to(self.device).to(**last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def render(self, face: Face, variants: Sequence[Variant]) -> np.ndarray:
+        """Returns the variants of a face as V×R×R×3 uint8, in their order, at the bundle's resolution.
+
+        A face of another resolution is fitted first. Attributes that are unknown and that a
+        variant does not set stay unknown: the network was trained with that state.
+        """
+        if not variants:
+            return np.empty((0, self.resolution, self.resolution, 3), np.uint8)
+        face = fit(face, self.resolution)
+        vectors = torch.from_numpy(np.stack([variant.of(face.attributes).vector() for variant in variants]))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            # The mean, never a sample: style noise would differ from one variant to the next.
+            latent, _ = self._encoder(self._image(face.image))
+            modulations = self._generator.modulations(self._label_map(face.label_map))
+            latents = latent.expand(self.chunk, -1)
+            pictures = [
+                _to_uint8(self._generator.synthesize(modulations, latents, part.to(self.device)))
+                for part in self._chunks(vectors)
+            ]
+        return np.concatenate(pictures)[: len(variants)]
+
+    def _chunks(self, vectors: Tensor) -> Sequence[Tensor]:
+        missing = -len(vectors) % self.chunk
+        return torch.cat([vectors, vectors[-1:].expand(missing, -1)]).split(self.chunk)
+
+    def _image(self, crop: np.ndarray) -> Tensor:
+        image = torch.from_numpy(crop.astype(np.float32) / 127.5 - 1.0).to(self.device)
+        return image.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+
+    def _label_map(self, labels: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)[None]
+
+
+def fit(face: Face, resolution: int) -> Face:
+    """Returns the face with its crop and label map at a network's resolution; the quad stays as it is."""
+    size = (resolution, resolution)
+    image, labels = face.image, face.label_map
+    if image.shape[:2] != size:
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    if labels.shape != size:
+        labels = resize_label_map(labels, resolution)
+    return replace(face, image=image, label_map=labels)
+
+
+def _to_uint8(pictures: Tensor) -> np.ndarray:
+    """B×3×R×R in −1…1 → B×R×R×3 uint8, rounded to nearest."""
+    return (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _available(device: torch.device) -> torch.device:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device} was asked for, but torch sees no CUDA device here; use device cpu")
+    return device

@@ -1,0 +1,208 @@
+"""Which portraits a step sees, as tensors: a pure function of (seed, position)."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from capricious.data.records import Portrait
+from capricious.errors import CapriciousError, ConfigError
+from capricious.faces import image as image_io
+from capricious.faces.label_map import CLASSES, resize_label_map
+
+
+class Portraits(Protocol):
+    """What is read of `data.prepared.PreparedDataset`; tests bring their own."""
+
+    resolution: int
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def portrait(self, index: int) -> Portrait: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of one step.
+
+    Attributes:
+        image: B×3×R×R float32, −1…1.
+        label_map: B×R×R uint8 of the seven classes.
+        attributes: B×19 float32 (faces.attributes.VECTOR_FIELDS).
+    """
+
+    image: torch.Tensor
+    label_map: torch.Tensor
+    attributes: torch.Tensor
+
+
+class Order:
+    """The endless order in which portraits are shown; any stretch of it can be had without the stretch before.
+
+    Without weights each epoch is a permutation drawn from (seed, epoch). With weights, portraits are
+    drawn with replacement, block by block of the dataset's size.
+
+    Args:
+        size: number of portraits.
+        seed: of the order.
+        weights: `size` relative frequencies, or None.
+    """
+
+    def __init__(self, size: int, seed: int, weights: np.ndarray | None = None):
+        self.size, self.seed = size, seed
+        self.weights = None if weights is None else weights / weights.sum()
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def indices(self, position: int, count: int) -> np.ndarray:
+        """Returns the int64 dataset indices of the images number `position` … `position + count − 1`."""
+        out = np.empty(count, np.int64)
+        done = 0
+        while done < count:
+            epoch, start = divmod(position + done, self.size)
+            part = self._epoch_order(epoch)[start : start + count - done]
+            out[done : done + len(part)] = part
+            done += len(part)
+        return out
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            if self.weights is None:
+                self._permutation = random.permutation(self.size)
+            else:
+                self._permutation = random.choice(self.size, self.size, p=self.weights)
+            self._epoch = epoch
+        return self._permutation
+
+
+def age_weights(ages: list[float | None], limit: float = 8.0) -> np.ndarray:
+    """Returns frequencies that show every age decade equally often.
+
+    A portrait in a rare decade is shown at most `limit` times as often as one in the commonest decade:
+    a dozen centenarians shown without end would be learnt by heart. Unknown ages are a decade of their own.
+    """
+    decades = np.array([-1 if age is None else int(age // 10) for age in ages])
+    kinds, which, counts = np.unique(decades, return_inverse=True, return_counts=True)
+    del kinds
+    return np.minimum(counts.max() / counts, limit)[which]
+
+
+class BatchSource:
+    """Decodes portraits and hands them out in order, this rank's share of each global batch.
+
+    The whole set is kept decoded (uint8, on the device) when it fits into `memory_budget`; else every portrait
+    is decoded when it is shown, by `workers` threads (Pillow releases the interpreter lock), two batches ahead.
+
+    Args:
+        dataset: a PreparedDataset, or one like it.
+        resolution: of the batches; the dataset's own or smaller.
+        batch_size: of all ranks together.
+        device: where the batches are needed.
+        balance_ages: show all age decades equally often (see `age_weights`).
+        memory_budget: bytes of decoded pixels to keep.
+
+    Raises:
+        ConfigError: the dataset is smaller than `resolution`, or ranks cannot share the batch evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: Portraits,
+        *,
+        resolution: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        balance_ages: bool = False,
+        memory_budget: int = 4 << 30,
+        workers: int = 2,
+    ):
+        if resolution > dataset.resolution:
+            raise ConfigError(
+                f"training.resolution is {resolution}, but the dataset was prepared at {dataset.resolution} px; "
+                f"prepare it again with a resolution of at least {resolution}"
+            )
+        if batch_size % world_size:
+            raise ConfigError(f"training.batch_size {batch_size} must be a multiple of the {world_size} processes")
+        self.dataset, self.resolution = dataset, resolution
+        self.share, self.batch_size, self.rank = batch_size // world_size, batch_size, rank
+        self.device = torch.device(device)
+        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+        vectors, ages = [], []
+        for i in range(len(dataset)):
+            attributes = dataset.portrait(i).attributes
+            vectors.append(attributes.vector())
+            ages.append(attributes.age)
+        self.attributes = torch.from_numpy(np.stack(vectors)).to(self.device)
+        self.order = Order(len(dataset), seed, age_weights(ages) if balance_ages else None)
+        self._decoded: tuple[torch.Tensor, torch.Tensor] | None = None
+        if len(dataset) * 4 * resolution**2 <= memory_budget:
+            self._decoded = self._decode(np.arange(len(dataset)))
+
+    def batch(self, position: int) -> Batch:
+        """Returns this rank's share of the global batch whose first image is number `position`."""
+        indices = self.order.indices(position, self.batch_size)
+        mine = indices[self.rank * self.share : (self.rank + 1) * self.share]
+        return self.take(mine)
+
+    def batches(self, position: int) -> Iterator[Batch]:
+        """Yields batch after batch from `position` on, without end, decoding ahead of the caller."""
+        if self._decoded is not None:
+            while True:
+                yield self.batch(position)
+                position += self.batch_size
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
+            waiting = deque(ahead.submit(self.batch, position + k * self.batch_size) for k in range(2))
+            while True:
+                yield waiting.popleft().result()
+                position += self.batch_size
+                waiting.append(ahead.submit(self.batch, position + self.batch_size))
+
+    def take(self, indices: np.ndarray) -> Batch:
+        """Returns the given portraits as one batch."""
+        at = torch.from_numpy(np.asarray(indices, np.int64)).to(self.device)
+        if self._decoded is None:
+            images, label_maps = self._decode(indices)
+        else:
+            images, label_maps = (t[at] for t in self._decoded)
+        return Batch(images.float() / 127.5 - 1.0, label_maps, self.attributes[at])
+
+    def _decode(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        decoded = list(self._pool.map(self._decode_one, indices.tolist()))
+        images = np.ascontiguousarray(np.stack([image for image, _ in decoded]).transpose(0, 3, 1, 2))
+        label_maps = np.stack([label_map for _, label_map in decoded])
+        return torch.from_numpy(images).to(self.device), torch.from_numpy(label_maps).to(self.device)
+
+    def _decode_one(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return decode_portrait(self.dataset.portrait(index), self.resolution)
+
+
+def decode_portrait(portrait: Portrait, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the R×R×3 uint8 image and the R×R uint8 label map of a portrait.
+
+    Raises:
+        CapriciousError: the stored label map is not an 8-bit map of the seven classes; names the portrait.
+    """
+    image = image_io.decode(portrait.image, name=portrait.id)
+    with Image.open(io.BytesIO(portrait.label_map)) as stored:
+        labels = np.asarray(stored)
+    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max(initial=0) >= len(CLASSES):
+        raise CapriciousError(
+            f"label map of portrait {portrait.id} ({portrait.source_uri}) must be one byte a pixel, "
+            f"0…{len(CLASSES) - 1}; found {labels.dtype} {labels.shape}, highest value {labels.max(initial=0)}"
+        )
+    if image.shape[0] != resolution:
+        image = np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.LANCZOS))
+        labels = resize_label_map(labels, resolution)
+    return image, labels

@@ -1,0 +1,202 @@
+"""What a training run can be told, with the reason where a value is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from capricious.errors import ConfigError
+from capricious.faces.attributes import MAX_AGE
+from capricious.model.discriminator import DiscriminatorConfig
+from capricious.model.encoder import EncoderConfig
+from capricious.model.generator import GeneratorConfig
+from capricious.model.losses import LossWeights
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shapes of the three networks; what they share is said once."""
+
+    width: int = 64
+    """Channels of the generator at full resolution; the paper's 64 has 90.7 M parameters at 128 px."""
+    hidden: int = 128
+    """Channels between label map and modulation in every SPADE layer."""
+    latent: int = 128
+    """Size of the style code."""
+    conditioning: Literal["layered", "concat"] = "layered"
+    """Attributes at every layer, or at the first one only as in the paper."""
+    norm: Literal["batch", "instance"] = "batch"
+    """Norm inside SPADE; batch norm is synchronised between GPUs."""
+    encoder_width: int = 64
+    """Channels of the style encoder's first layer."""
+    discriminator_width: int = 64
+    """Channels of the discriminator's first layer."""
+    scales: int = 2
+    """Number of discriminators, each at half the resolution of the one before."""
+    projection: bool = False
+    """The discriminator also judges whether picture and attributes fit."""
+
+
+@dataclass(frozen=True)
+class SwapConfig:
+    """The second forward of a step, at other ages than the sitters' own (MODEL.md §2): it makes age bite."""
+
+    probability: float = 2 / 3
+    """Share of steps that have it; 0 switches it off."""
+    min_age: float = 10.0
+    """Lowest requested age, years. Ages are drawn uniformly, whatever the data holds."""
+    max_age: float = 80.0
+    """Highest requested age, years."""
+    gender_probability: float = 0.25
+    """Share of the requests that ask for the other gender, too."""
+    identity: float = 5.0
+    """Weight of the L1 between the swapped picture and the sitter, both at a quarter of the resolution."""
+    identity_years: float = 30.0
+    """Years of difference at which that weight has fallen to a half; it goes on falling beyond."""
+
+    def __post_init__(self) -> None:
+        _check_share("swap.probability", self.probability)
+        _check_share("swap.gender_probability", self.gender_probability)
+        if not 0.0 <= self.min_age < self.max_age <= MAX_AGE:
+            raise ConfigError(
+                f"training.swap.min_age and max_age must fulfil 0 ≤ min < max ≤ {MAX_AGE:g}, "
+                f"found: {self.min_age:g} and {self.max_age:g}"
+            )
+        _check_at_least("swap.identity", self.identity, 0.0)
+        _check_positive("swap.identity_years", self.identity_years)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run."""
+
+    resolution: int = 128
+    """Side of the pictures in pixels: 64, 128, 256, 512 or 1024; at most that of the prepared data."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Shapes of the networks."""
+    loss: LossWeights = field(default_factory=LossWeights)
+    """Weights of the terms of the generator's loss."""
+    pixel: float = 0.0
+    """Weight of a plain L1 on the reconstruction; small networks on few pictures learn faster with it."""
+    swap: SwapConfig = field(default_factory=SwapConfig)
+    """The pass with other ages."""
+    attribute_dropout: float = 0.1
+    """Share of attribute groups hidden from the networks, so that unknown ones can be left out later."""
+
+    batch_size: int = 16
+    """Pictures a step, of all processes together."""
+    kimg: float = 1000.0
+    """Thousands of pictures to train on; the paper's 50 epochs of FFHQ are 3500."""
+    max_minutes: float | None = None
+    """Stop after this many minutes of this run, if that is sooner; the same command goes on later."""
+    lr_generator: float = 1e-4
+    """Adam's learning rate for generator and encoder."""
+    lr_discriminator: float = 4e-4
+    """Adam's learning rate for the discriminator: two time-scales, arXiv:1706.08500."""
+    betas: tuple[float, float] = (0.0, 0.9)
+    """Adam's β₁ and β₂: the paper's."""
+    lr_ramp_kimg: float = 0.0
+    """Thousands of pictures over which the learning rates rise from 0: for warm starts with fresh optimizers."""
+    discriminator_steps: int | Literal["auto"] = "auto"
+    """Discriminator updates per generator update; auto: 2 while the discriminator cannot tell real from fake."""
+    ema_kimg: float = 10.0
+    """Half-life of the averaged weights that are released, thousands of pictures."""
+    seed: int = 0
+    """All randomness follows from it and the number of pictures seen."""
+    balance_ages: bool = False
+    """Show every age decade equally often. Off: the requested ages of the swap are uniform anyway, and rare
+    faces shown often are learnt by heart."""
+    warm_start: str | None = None
+    """Folder with generator.safetensors, encoder.safetensors and perhaps discriminator.safetensors to begin from."""
+
+    strategy: Literal["plain", "ddp", "deepspeed"] = "plain"
+    """One process; one process a GPU with all weights in each; or DeepSpeed ZeRO."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed spreads over the processes: nothing, optimizer states, also gradients, also weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the networks under autocast; weights, optimizers and losses stay float32."""
+    channels_last: bool = False
+    """Keep pictures as NHWC: faster in bf16 on GPUs and on CPUs."""
+    compile: bool = False
+    """Run the networks through torch.compile; costs minutes at the start."""
+
+    log_every: int = 20
+    """Steps between two progress lines."""
+    checkpoint_kimg: float = 50.0
+    """Thousands of pictures between checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep."""
+    snapshot_kimg: float = 50.0
+    """Thousands of pictures between sample grids."""
+    num_workers: int = 4
+    """Threads that decode pictures."""
+    memory_budget_gb: float = 4.0
+    """The whole dataset is kept decoded if it fits into this much memory."""
+
+    def __post_init__(self) -> None:
+        # The networks' own configurations check the shapes.
+        self.generator, self.encoder, self.discriminator  # noqa: B018
+        for name in ("batch_size", "log_every", "num_workers"):
+            _check_at_least(name, getattr(self, name), 1)
+        for name in ("kimg", "lr_generator", "lr_discriminator", "checkpoint_kimg", "snapshot_kimg"):
+            _check_positive(name, getattr(self, name))
+        for name in ("pixel", "lr_ramp_kimg", "ema_kimg", "memory_budget_gb", "seed"):
+            _check_at_least(name, getattr(self, name), 0)
+        if self.discriminator_steps != "auto":
+            _check_at_least("discriminator_steps", self.discriminator_steps, 1)
+        _check_share("attribute_dropout", self.attribute_dropout)
+        if self.max_minutes is not None:
+            _check_positive("max_minutes", self.max_minutes)
+        if self.keep_checkpoints < 2:
+            raise ConfigError(
+                "training.keep_checkpoints must be at least 2, as the newest one may be in use (being read by a "
+                f"resumed process, or being uploaded) while the next is written, found: {self.keep_checkpoints}"
+            )
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"training.betas must be in 0 ≤ β < 1, found: {self.betas}")
+        if self.network.norm == "batch" and self.batch_size < 2:
+            raise ConfigError(
+                "training.batch_size must be at least 2 with batch norm: the statistics of one picture "
+                "are the picture itself; use --training.network.norm instance for a batch of 1"
+            )
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """Shape of the generator."""
+        n = self.network
+        return GeneratorConfig(
+            resolution=self.resolution,
+            width=n.width,
+            hidden=n.hidden,
+            latent=n.latent,
+            conditioning=n.conditioning,
+            norm=n.norm,
+        )
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Shape of the style encoder."""
+        return EncoderConfig(resolution=self.resolution, width=self.network.encoder_width, latent=self.network.latent)
+
+    @property
+    def discriminator(self) -> DiscriminatorConfig:
+        """Shape of the discriminator."""
+        n = self.network
+        return DiscriminatorConfig(width=n.discriminator_width, scales=n.scales, projection=n.projection)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"training.{name} must be in 0…1, found: {value}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"training.{name} must be more than 0, found: {value}")
+
+
+def _check_at_least(name: str, value: float, lowest: float) -> None:
+    if not value >= lowest:
+        raise ConfigError(f"training.{name} must be at least {lowest:g}, found: {value}")
