@@ -5,7 +5,8 @@
 from the root of the repository (Ray Serve's command line; `serve.app` is this file). README.md has the requests.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Ray Serve reads the type of portrait()'s arguments from its signature,
+# and with it would find a string and pass a plain dict.
 
 import asyncio
 import base64
@@ -16,7 +17,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -69,6 +69,7 @@ class PortraitArguments(BaseModel):
         max_upload_mb: larger uploads are refused while they arrive.
         max_megapixels: larger pictures are refused before they are decoded.
         max_faces: faces rendered per picture, largest first; 0 for all.
+        detector, landmarks: backends, as in AnnotatorConfig.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -80,6 +81,8 @@ class PortraitArguments(BaseModel):
     max_upload_mb: int = Field(32, ge=1)
     max_megapixels: int = Field(64, ge=1)
     max_faces: int = Field(8, ge=0)
+    detector: str = "auto"
+    landmarks: str = "auto"
 
 
 class SweepRequest(BaseModel):
@@ -114,7 +117,14 @@ class Pipeline:
         self.max_pixels = arguments.max_megapixels * 1_000_000
         self.renderer = Renderer(bundle, arguments.device, threads=arguments.threads)
         self.annotator = Annotator(
-            AnnotatorConfig(resolution=self.renderer.resolution, max_faces=arguments.max_faces)
+            AnnotatorConfig(
+                resolution=self.renderer.resolution,
+                max_faces=arguments.max_faces,
+                detector=arguments.detector,
+                landmarks=arguments.landmarks,
+                device=arguments.device,
+                threads=arguments.threads,
+            )
         )
 
     def sweep(self, data: bytes, name: str, sweep: Sweep, labels: Attributes) -> SweepResult:
@@ -165,8 +175,11 @@ def portrait(arguments: PortraitArguments) -> serve.Application:
     if (bundle := Path(arguments.bundle)).exists():
         # Replicas have another working directory.
         arguments = arguments.model_copy(update={"bundle": str(bundle.resolve())})
+
+    def build() -> FastAPI:  # in the replica: models are loaded where they are used
+        return application(arguments)
+
     deployment = serve.deployment(
-        serve.ingress(partial(application, arguments))(),
         name="portrait",
         num_replicas=arguments.replicas,
         # One picture is rendered at a time; the others of these upload, download, or wait their turn in memory.
@@ -176,7 +189,7 @@ def portrait(arguments: PortraitArguments) -> serve.Application:
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         ray_actor_options={"num_cpus": arguments.threads, "num_gpus": int(arguments.device == "cuda")},
     )
-    return deployment.bind()
+    return deployment(serve.ingress(build)()).bind()
 
 
 def application(arguments: PortraitArguments) -> FastAPI:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_generator import inputs, tiny
-from test_spade import shaken
+from model_tools import inputs, shaken, tiny
 
 from capricious.errors import CapriciousError
 from capricious.model.bundle import Bundle, load_bundle, save_bundle
@@ -38,7 +37,7 @@ def edit(folder: Path, **fields: object) -> None:
 
 
 def test_plain_weights_give_what_spectral_norm_gives_in_eval_mode():
-    generator, encoder = networks()
+    generator, _ = networks()
     plain = Generator(CONFIG, spectral=False).eval()
     plain.load_state_dict(plain_state(generator))
     assert generator.training  # left as it was

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from model_tools import random_labels, shaken
 from torch.nn.functional import conv2d, one_hot
 
 from capricious.faces.label_map import CLASSES, resize_label_map
@@ -9,18 +10,6 @@ from capricious.model import layers
 from capricious.model.spade import SPADE, SPADEResBlock
 
 K = len(CLASSES)
-
-
-def random_labels(batch: int, size: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, K, (batch, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
-def shaken(module: torch.nn.Module, scale: float = 0.3) -> torch.nn.Module:
-    """Gives every parameter, also those that start at 0, a value that shows in the output."""
-    torch.manual_seed(1)
-    for parameter in module.parameters():
-        parameter.data += scale * torch.randn_like(parameter)
-    return module
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])

@@ -21,7 +21,7 @@ from capricious.training.augment import AGE
 from capricious.training.batches import BatchSource, Order, age_weights
 from capricious.training.config import SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
-from capricious.training.loop import new_networks
+from capricious.training.networks import new_networks
 from capricious.training.pace import DiscriminatorPace
 from capricious.training.step import GanStep, frozen, identity_loss
 from capricious.training.strategy import create
@@ -167,7 +167,9 @@ def test_dropped_attributes_are_unknown():
     vectors = torch.from_numpy(np.stack([sitter.vector()] * 5))
     hidden = augment.drop_attributes(vectors, torch.eye(5, dtype=torch.bool))
     for row, name in zip(hidden, ("age", "gender", "glasses", "smile", "emotion"), strict=True):
-        assert Attributes.from_vector(row.numpy()) == replace(Attributes.from_vector(vectors[0].numpy()), **{name: None})
+        assert Attributes.from_vector(row.numpy()) == replace(
+            Attributes.from_vector(vectors[0].numpy()), **{name: None}
+        )
 
 
 def test_requests_ask_for_the_drawn_age_and_leave_unknown_gender_unknown():
@@ -333,8 +335,7 @@ def test_one_batch_can_be_overfitted():
     config = tiny_config(lr_generator=5e-3, loss=reconstruction_only, pixel=1.0)
     step, batch = game(config), source().batch(0)
     losses = [
-        step(batch, draws(config, swap=False, flip=torch.zeros(4, dtype=torch.bool)))["pixel"].item()
-        for _ in range(50)
+        step(batch, draws(config, swap=False, flip=torch.zeros(4, dtype=torch.bool)))["pixel"].item() for _ in range(50)
     ]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 

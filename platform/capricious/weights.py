@@ -381,7 +381,7 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
 
 # Source archives make pip ask setuptools for their metadata, and setuptools would run their setup.py.
 # This stand-in, first on PYTHONPATH, answers from PKG-INFO instead.
-_METADATA_ONLY_SETUPTOOLS = '''
+_METADATA_ONLY_SETUPTOOLS = """
 import email, pathlib
 
 class __legacy__:
@@ -395,7 +395,7 @@ class __legacy__:
         return folder.name
 
 prepare_metadata_for_build_wheel = __legacy__.prepare_metadata_for_build_wheel
-'''
+"""
 
 
 def _download_pypi(package: str, folder: Path) -> Path:
@@ -404,7 +404,16 @@ def _download_pypi(package: str, folder: Path) -> Path:
     (stand_in / "__init__.py").touch()
     (stand_in / "build_meta.py").write_text(_METADATA_ONLY_SETUPTOOLS)
     target = folder / "archive"
-    command = [*_pip(), "download", "--no-deps", "--use-pep517", "--no-build-isolation", "--dest", str(target), package]
+    command = [
+        *_pip(),
+        "download",
+        "--no-deps",
+        "--use-pep517",
+        "--no-build-isolation",
+        "--dest",
+        str(target),
+        package,
+    ]
     _run(command, PYTHONPATH=str(stand_in.parent))
     return _only_file(target)
 
@@ -417,7 +426,9 @@ def _pip() -> list[str]:
         return [pip]
     if uv := shutil.which("uv"):
         return [uv, "tool", "run", "pip"]
-    raise CapriciousError("pip is needed to download from PyPI: `python -m ensurepip` or `uv pip install pip`")
+    raise CapriciousError(
+        "pip is needed to download from PyPI: `python -m ensurepip` or `uv pip install pip`"
+    )
 
 
 def _download_npm(package: str, folder: Path) -> Path:

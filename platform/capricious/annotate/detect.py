@@ -100,14 +100,16 @@ class BlazeFace:
         # Letterboxed to at least one input; black as in MediaPipe.
         bottom, right = (max(border, self.INPUT - side - border) for side in (height, width))
         small = cv2.copyMakeBorder(small, border, bottom, border, right, cv2.BORDER_CONSTANT)
-        found = []
+        found: list[Detection] = []
         for y in _starts(small.shape[0], self.INPUT):
             for x in _starts(small.shape[1], self.INPUT):
                 patch = small[y : y + self.INPUT, x : x + self.INPUT]
                 found += self._run(patch, np.array([x - border, y - border]), scale, threshold)
         return found
 
-    def _run(self, patch: np.ndarray, origin: np.ndarray, scale: float, threshold: float) -> Iterator[Detection]:
+    def _run(
+        self, patch: np.ndarray, origin: np.ndarray, scale: float, threshold: float
+    ) -> Iterator[Detection]:
         self._net.set_tensor(self._input, (patch.astype(np.float32) / 127.5 - 1.0)[None])
         self._net.invoke()
         logits = self._net.get_tensor(self._logits)[0, :, 0]
@@ -196,7 +198,12 @@ class DlibHog:
         boxes, scores, _ = self._detector.run(np.ascontiguousarray(image), upsample, 0.0)
         found = []
         for box, score in zip(boxes, scores, strict=True):
-            corners = (box.left() / scale, box.top() / scale, (box.right() + 1) / scale, (box.bottom() + 1) / scale)
+            corners = (
+                box.left() / scale,
+                box.top() / scale,
+                (box.right() + 1) / scale,
+                (box.bottom() + 1) / scale,
+            )
             # The score is the distance from the SVM's plane, 0…3 or so; the squashed one only sorts.
             found.append(Detection(corners, float(1.0 / (1.0 + np.exp(-2.0 * score)))))
         return found

@@ -58,6 +58,9 @@ class FaceMesh:
     INPUT = 192
     CROP = 1.5
     """Side of the crop as a multiple of the box's longer side, as the mesh was trained."""
+    OFFSET = 0.8
+    """Input pixels by which the network's points lie too far left: half of the mean difference between 120
+    photos and their mirror images. Its strided convolutions pad on one side only, on both axes alike."""
 
     def __init__(self, threads: int = 1):
         from ai_edge_litert.interpreter import Interpreter
@@ -88,7 +91,7 @@ class FaceMesh:
         crop = _warp(image, turn, shift, self.INPUT)
         self._net.set_tensor(self._input, (crop.astype(np.float32) / 255.0)[None])
         self._net.invoke()
-        points = self._net.get_tensor(self._points).reshape(468, 3)[:, :2].astype(np.float64)
+        points = self._net.get_tensor(self._points).reshape(468, 3)[:, :2].astype(np.float64) + self.OFFSET
         logit = float(self._net.get_tensor(self._presence).item())
         return (points - shift) @ np.linalg.inv(turn).T, 1.0 / (1.0 + np.exp(-np.clip(logit, -80, 80)))
 
@@ -124,11 +127,6 @@ class DlibLandmarks:
     drift. So the box is made from the face mesh's landmarks unless `mesh` is None.
     """
 
-    # Where HOG puts its box, measured as medians over photos that both find: side and centre relative to
-    # the mesh's 68 points, in units of the distance between the eye centres.
-    SIDE = 2.5
-    DOWN = 0.35
-
     def __init__(self, mesh: FaceMesh | None):
         import dlib
 
@@ -140,21 +138,26 @@ class DlibLandmarks:
         score, box = 1.0, face.box
         if self._mesh is not None:
             found = self._mesh.detect(image, face)
-            score, box = found.score, hog_box(found.points, self.SIDE, self.DOWN)
+            score, box = found.score, hog_box(found.points)
         left, top, right, bottom = (round(value) for value in box)
-        shape = self._predictor(np.ascontiguousarray(image), self._dlib.rectangle(left, top, right - 1, bottom - 1))
+        shape = self._predictor(
+            np.ascontiguousarray(image), self._dlib.rectangle(left, top, right - 1, bottom - 1)
+        )
         points = np.array([(point.x, point.y) for point in shape.parts()], np.float32)
         return Landmarks(points + np.float32(0.5), score)
 
 
-def hog_box(points: np.ndarray, side: float, down: float) -> tuple[float, float, float, float]:
-    """Returns the box that dlib's HOG detector would give to a face with these landmarks."""
-    right_eye, left_eye = points[36:42].mean(0), points[42:48].mean(0)
-    eyes = float(np.linalg.norm(left_eye - right_eye))
-    mouth = points[48:68].mean(0)
-    unit = max(eyes, 0.7 * float(np.linalg.norm(mouth - (left_eye + right_eye) / 2)))
-    x, y = (left_eye + right_eye) / 2 + down * unit * np.array([0.0, 1.0])
-    half = side * unit / 2
+def hog_box(points: np.ndarray) -> tuple[float, float, float, float]:
+    """Returns the box that dlib's HOG detector would give to a face with these landmarks.
+
+    Medians over 180 photos (UTKFace, AAF, synthetic portraits) that both found: a square of 2.3 units
+    whose centre lies 0.48 units below the eyes; the unit is the larger of the distances from eye to eye
+    and from the eyes to the mouth, of which one stays true when the head is turned.
+    """
+    right_eye, left_eye, mouth = points[36:42].mean(0), points[42:48].mean(0), points[48:68].mean(0)
+    eyes = (left_eye + right_eye) / 2
+    unit = max(np.linalg.norm(left_eye - right_eye), np.linalg.norm(mouth - eyes))
+    x, y, half = eyes[0], eyes[1] + 0.48 * unit, 1.15 * unit
     return float(x - half), float(y - half), float(x + half), float(y + half)
 
 

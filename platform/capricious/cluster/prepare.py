@@ -129,7 +129,7 @@ def annotation_sheet(dataset: PreparedDataset, count: int = 16) -> bytes:
     rows, labels = [], []
     for portrait in chosen:
         known = portrait.attributes
-        rows.append(annotation_picture(portrait.face(), 192))
+        rows.append(annotation_picture(portrait.decoded(), 192))
         words = [PurePosixPath(portrait.source_uri).stem]
         words += [f"{known.age:.0f}" if known.age is not None else "age unknown"]
         words += [] if known.gender is None else ["male" if known.gender > 0.5 else "female"]

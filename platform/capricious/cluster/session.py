@@ -13,6 +13,9 @@ import ray
 import capricious
 from capricious.errors import CapriciousError
 
+PATIENCE = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "180000"}
+"""On a busy laptop the parts of a local Ray take longer to come up than the half minute that Ray grants them."""
+
 
 @contextmanager
 def session(address: str | None = None) -> Iterator[None]:
@@ -30,6 +33,9 @@ def session(address: str | None = None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
     ray.init(
         address=address,
         runtime_env=_runtime_env(local=address == "local"),

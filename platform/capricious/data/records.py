@@ -117,7 +117,7 @@ class Portrait:
         values["attributes"] = Attributes(**row["attributes"])
         return cls(**values)
 
-    def face(self) -> Face:
+    def decoded(self) -> Face:
         """Decodes the pictures.
 
         Raises:

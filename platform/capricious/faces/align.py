@@ -14,9 +14,8 @@ from PIL import Image, ImageFilter
 
 from capricious.errors import Rejection
 
-CORNERS = 4
 _FILTER_REACH = 6
-"""Source pixels beyond the quad, in units of the reduced picture, that the filters may read."""
+"""Pixels beyond the quad that the filters may read, counted in the reduced picture."""
 
 
 def quad_of(landmarks: np.ndarray) -> np.ndarray:
@@ -68,12 +67,12 @@ def side_of(quad: np.ndarray) -> float:
 
 def _frame(quad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns a quad's origin (top left) and its two edge vectors, float64, source pixels."""
-    if quad.shape != (CORNERS, 2):
+    if quad.shape != (4, 2):
         raise ValueError(f"quad must be 4×2, found: {quad.shape}")
     corners = quad.astype(np.float64)
-    right, down = corners[3] - corners[0], corners[1] - corners[0]
-    area = right[0] * down[1] - right[1] * down[0]
-    if not area > 1e-6:  # also false for NaN
+    with np.errstate(invalid="ignore"):
+        right, down = corners[3] - corners[0], corners[1] - corners[0]
+    if not np.isfinite(corners).all() or not right[0] * down[1] - right[1] * down[0] > 1e-6:
         raise Rejection("landmarks", "degenerate", f"the crop has no area, its corners: {quad.tolist()}")
     return corners[0], right, down
 

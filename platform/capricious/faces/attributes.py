@@ -85,7 +85,8 @@ class Attributes:
         """Inverse of vector() for any vector that vector() made."""
         known = vector[-5:] > 0.5
         return cls(
-            age=float(vector[0]) * 100.0 if known[0] else None,
+            # In float32, 120 years come back as a little more.
+            age=min(float(vector[0]) * 100.0, MAX_AGE) if known[0] else None,
             gender=float(vector[1]) if known[1] else None,
             glasses=GLASSES[int(np.argmax(vector[2:5]))] if known[2] else None,
             smile=float(vector[5]) if known[3] else None,

@@ -47,7 +47,7 @@ class AttributeEmbedding(nn.Module):
         self.output = linear(size, size)
         # A gain of 0.02 in two layers without normalisation would leave nothing of the condition.
         for layer in (self.hidden, self.output):
-            nn.init.kaiming_normal_(layer.weight, SLOPE, nonlinearity="leaky_relu")
+            nn.init.kaiming_uniform_(layer.weight, SLOPE, nonlinearity="leaky_relu")
 
     def forward(self, attributes: Tensor) -> Tensor:
         features = torch.cat([age_features(attributes), attributes], 1)

@@ -11,8 +11,8 @@ from torch.nn.functional import avg_pool2d
 from capricious.errors import ConfigError
 from capricious.faces.attributes import VECTOR_SIZE
 from capricious.faces.label_map import CLASSES
+from capricious.model.checks import check_positive
 from capricious.model.conditioning import AttributeEmbedding
-from capricious.model.generator import check_positive
 from capricious.model.layers import SLOPE, check_label_map, convolution, linear, one_hot
 
 Features = list[list[Tensor]]
@@ -54,9 +54,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.ModuleList([nn.Sequential(first, nn.LeakyReLU(SLOPE))])
         for inputs, outputs, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             # No bias: the instance norm would subtract it again.
-            conv = convolution(
-                inputs * width, outputs * width, 4, stride=stride, padding=2, bias=False, spectral=True
-            )
+            conv = convolution(inputs * width, outputs * width, 4, stride=stride, padding=2, bias=False, spectral=True)
             self.layers.append(nn.Sequential(conv, nn.InstanceNorm2d(outputs * width), nn.LeakyReLU(SLOPE)))
         self.logits = convolution(8 * width, 1, 4, padding=2)
         self.embedding: nn.Module | None = None

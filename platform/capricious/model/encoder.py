@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capricious.model.generator import RESOLUTIONS, check_choice, check_positive
+from capricious.model.checks import check_choice, check_positive
+from capricious.model.generator import RESOLUTIONS
 from capricious.model.layers import SLOPE, convolution, linear
 
 LAST = 4

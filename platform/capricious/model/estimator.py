@@ -22,8 +22,14 @@ INPUT = 112
 MEANS = (122.782, 117.001, 104.298)
 """Of red, green and blue, in 0…255; their difference to the picture is divided by 255."""
 
-FACE_CENTRE = (0.5, 0.55)
-FACE_SIDE = 0.55
+FACE_CENTRE = (0.5, 0.6)
+FACE_SIDE = 0.625
+"""The face's box in the aligned crop, as shares of its side.
+
+Chosen by the mean age error on 267 photographs aligned to 128 px with dlib's landmarks: 6.4 years on
+148 of AAF, 4.3 on 119 of UTKFace, gender right in 91 and 97 %. These figures are optimistic: the box was
+fitted to the same pictures, and face-api itself was trained on part of UTKFace. The optimum is
+flat: over both sets, sides 0.6…0.7 and heights 0.57…0.6 cost less than 0.4 years, side 0.5 costs 1 to 5."""
 
 
 class _Separable(nn.Module):

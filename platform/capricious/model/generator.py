@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate, leaky_relu, relu
 
 from capricious.errors import ConfigError
 from capricious.faces.attributes import VECTOR_SIZE
+from capricious.model.checks import check_choice, check_positive
 from capricious.model.conditioning import AttributeEmbedding
 from capricious.model.layers import SLOPE, check_label_map, convolution, linear, one_hot, shrink_labels
 from capricious.model.spade import SPADE, Modulation, SPADEResBlock
@@ -25,23 +26,6 @@ SEED_HIDDEN = 128
 
 Modulations = list[Modulation]
 """γ and β of every SPADE layer, in the order of `Generator.spades`: all that depends on the label map."""
-
-
-def check_choice(config: object, field: str, allowed: Iterable[object]) -> None:
-    """Raises ConfigError, naming the field, unless its value is one of `allowed`."""
-    value = getattr(config, field)
-    if value not in (allowed := tuple(allowed)):
-        raise ConfigError(
-            f"{type(config).__name__}.{field} must be one of {', '.join(map(str, allowed))}, found: {value!r}"
-        )
-
-
-def check_positive(config: object, *fields: str) -> None:
-    """Raises ConfigError, naming the field, unless all of these fields are integers ≥ 1."""
-    for field in fields:
-        value = getattr(config, field)
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{type(config).__name__}.{field} must be an integer ≥ 1, found: {value!r}")
 
 
 @dataclass(frozen=True)

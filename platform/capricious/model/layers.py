@@ -31,8 +31,17 @@ def linear(inputs: int, outputs: int, *, spectral: bool = False) -> nn.Linear:
     return _prepare(nn.Linear(inputs, outputs), spectral)
 
 
+def initialize(weight: Tensor) -> None:
+    """Fills a weight as INIT_GAIN says, but for one on the meta device, which has no values.
+
+    Left to itself, torch would import its whole compiler there (6 s) and then fill nothing.
+    """
+    if not weight.is_meta:
+        nn.init.xavier_normal_(weight, INIT_GAIN)
+
+
 def _prepare(layer: _Layer, spectral: bool) -> _Layer:
-    nn.init.xavier_normal_(layer.weight, INIT_GAIN)
+    initialize(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     # Only now: the power iteration should start on the weight that training starts from.

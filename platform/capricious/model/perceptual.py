@@ -53,7 +53,7 @@ class PerceptualLoss(nn.Module):
                 layers.append(layer)
             self.blocks.append(layers)
         self.means: Tensor
-        self.register_buffer("means", torch.tensor(CAFFE_MEANS).view(3, 1, 1))
+        self.register_buffer("means", torch.tensor(CAFFE_MEANS).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
     def features(self, image: Tensor) -> list[Tensor]:

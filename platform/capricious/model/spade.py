@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from capricious.faces.label_map import CLASSES
-from capricious.model.layers import INIT_GAIN, SLOPE, convolution
+from capricious.model.layers import SLOPE, convolution, initialize
 
 Modulation = tuple[Tensor, Tensor]
 """γ and β of one SPADE layer, each B×C×H×W, or 1×C×H×W for one label map shared by a whole batch."""
@@ -40,7 +40,7 @@ class SPADE(nn.Module):
         self.shared = convolution(len(CLASSES), hidden, 3, padding=1)
         self.modulation = convolution(hidden, 2 * channels, 3, padding=1)
         for half in self.modulation.weight.data.chunk(2):  # fan-out of γ and β each, not of both
-            nn.init.xavier_normal_(half, INIT_GAIN)
+            initialize(half)
         self.affine: nn.Linear | None = None
         if embedding:
             self.affine = nn.Linear(embedding, 2 * channels)

@@ -23,7 +23,7 @@ FRAME_SECONDS = 0.35
 """How long one age is shown in an animation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print well
 class SweepResult:
     """The rendered sweep of one picture. Faces are rendered; whole paintings are made when asked for.
 
@@ -94,7 +94,8 @@ class SweepResult:
                 variants = [self.sweep.at(age, look) for age in ages]
                 rows.append([face.image, *(self.render(number, variant.name) for variant in variants)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
-                labels.append(" · ".join(part for part in (who, look.name.replace("_", ", ").replace("-", " ")) if part))
+                how = look.name.replace("_", ", ").replace("-", " ")
+                labels.append(" · ".join(part for part in (who, how) if part))
         columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
         sheet = contact_sheet(rows, labels, columns, caption=NOTICE)
         return self._stamped(encode(sheet, "png"), self.sweep.variants())

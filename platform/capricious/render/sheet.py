@@ -74,7 +74,7 @@ def contact_sheet(
         if labels and len(labels) != count:
             raise ValueError(f"{count} {name}s need {count} {name} labels or none, found: {len(labels)}")
 
-    gap, margin = max(2, cell // 16), cell // 2
+    gap, margin = max(2, cell // 16), max(16, cell // 3)
     label_font, title_font = _font(max(10, cell // 10)), _font(max(14, cell // 5))
     caption_font = _font(max(9, cell // 13))
     line = int(1.35 * label_font.size)
@@ -216,10 +216,10 @@ def gif(
 
 
 def _shared_palette(pictures: list[Image.Image]) -> Image.Image:
-    """Chooses 256 colours for all frames by median cut and k-means over about half a million pixels."""
-    step = max(1, int(np.sqrt(len(pictures) * pictures[0].width * pictures[0].height / 500_000)))
+    """Chooses 256 colours for all frames by median cut and k-means, over a sample: k-means is slow."""
+    step = max(1, int(np.sqrt(len(pictures) * pictures[0].width * pictures[0].height / 20_000)))
     samples = np.concatenate([np.asarray(picture)[::step, ::step] for picture in pictures])
-    return Image.fromarray(samples).quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2)
+    return Image.fromarray(samples).quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
 
 
 def annotation_picture(face: Face, size: int = 512) -> list[np.ndarray]:

@@ -26,21 +26,19 @@ from torch import nn
 
 from capricious.config import to_mapping
 from capricious.data.prepared import PreparedDataset
-from capricious.errors import CapriciousError
 from capricious.model.bundle import save_bundle
-from capricious.model.discriminator import Discriminator
-from capricious.model.encoder import StyleEncoder
 from capricious.model.estimator import AgeGenderEstimator
-from capricious.model.generator import Generator
 from capricious.model.perceptual import PerceptualLoss
 from capricious.training import augment, checkpoint
 from capricious.training import strategy as strategies
 from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import TrainingConfig
 from capricious.training.ema import Ema
+from capricious.training.networks import new_networks, warm_start
 from capricious.training.pace import DiscriminatorPace
+from capricious.training.progress import Meter, clock, forget_after
 from capricious.training.snapshot import write_grid
-from capricious.training.step import Autoencoder, GanStep
+from capricious.training.step import GanStep
 from capricious.training.strategy import Strategy
 
 log = logging.getLogger(__name__)
@@ -133,7 +131,7 @@ class Run:
     def go(self, started: float, stopping: threading.Event, report: Report) -> dict[str, Any]:
         """Runs to the end; see `train`."""
         config, total = self.config, round(self.config.kimg * 1000)
-        meter = _Meter(self.images_seen, started)
+        meter = Meter(self.images_seen, started)
         batches = self.source.batches(self.images_seen)
         metrics: dict[str, Any] = {"kimg": self.images_seen / 1000}
         stop = False
@@ -239,10 +237,10 @@ class Run:
         self.images_seen = state["images_seen"]
         self.pace.restore(state["pace"])
         if self.processes.rank == 0:
-            _forget_after(self.out / "metrics.jsonl", self.images_seen / 1000)
+            forget_after(self.out / "metrics.jsonl", self.images_seen / 1000)
             log.info("continuing %s", folder)
 
-    def _log(self, meter: _Meter, total: int, started: float) -> dict[str, Any]:
+    def _log(self, meter: Meter, total: int, started: float) -> dict[str, Any]:
         means, speed = meter.read(self.images_seen, self.processes)
         metrics = {
             "kimg": self.images_seen / 1000,
@@ -259,7 +257,7 @@ class Run:
             if self.config.max_minutes is not None:
                 left = min(left, max(0.0, self.config.max_minutes * 60 - (time.monotonic() - started)))
             shown = "  ".join(f"{name} {value:.3g}" for name, value in means.items())
-            log.info("kimg %.2f  %.1f images/s  ETA %s  %s", metrics["kimg"], speed, _clock(left), shown)
+            log.info("kimg %.2f  %.1f images/s  ETA %s  %s", metrics["kimg"], speed, clock(left), shown)
         return metrics
 
     def _snapshot(self) -> None:
@@ -286,69 +284,8 @@ class Run:
         return self.source.take(indices)
 
 
-def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
-    """Makes the networks, the same ones for the same seed in every process."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        autoencoder = Autoencoder(Generator(config.generator), StyleEncoder(config.encoder))
-        return autoencoder, Discriminator(config.discriminator)
-
-
-def warm_start(folder: Path, autoencoder: Autoencoder, discriminator: Discriminator) -> None:
-    """Loads weights that another run left in its `weights` folder; a discriminator may be missing.
-
-    Raises:
-        CapriciousError: the folder lacks the generator or the encoder, or they have another shape.
-    """
-    networks = {"generator": autoencoder.generator, "encoder": autoencoder.encoder, "discriminator": discriminator}
-    for name, network in networks.items():
-        path = folder / f"{name}.safetensors"
-        if path.is_file():
-            checkpoint.load_module(network, path)
-        elif name == "discriminator":
-            log.warning("%s is missing: the discriminator starts anew, and the first pictures may get worse", path)
-        else:
-            raise CapriciousError(f"training.warm_start: {path} is missing; give the weights folder of another run")
-
-
-class _Meter:
-    """Sums losses on the device, so that only a progress line waits for it."""
-
-    def __init__(self, images_seen: int, now: float):
-        self._sums: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._since, self._images = now, images_seen
-
-    def add(self, losses: dict[str, torch.Tensor]) -> None:
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def read(self, images_seen: int, processes: strategies.Processes) -> tuple[dict[str, float], float]:
-        """Returns the means over steps and processes since the last call, and images per second."""
-        names = sorted(self._sums)
-        means = processes.mean(torch.stack([self._sums[n] / self._counts[n] for n in names])).tolist()
-        now = time.monotonic()
-        speed = (images_seen - self._images) / max(now - self._since, 1e-9)
-        self._sums, self._counts, self._since, self._images = {}, {}, now, images_seen
-        return dict(zip(names, means, strict=True)), speed
-
-
 def _is_over(config: TrainingConfig, started: float) -> bool:
     return config.max_minutes is not None and time.monotonic() - started >= config.max_minutes * 60
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def _forget_after(path: Path, kimg: float) -> None:
-    """Drops the lines of a metrics file that lie after a checkpoint: they will be written again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["kimg"] <= kimg]
-        path.write_text("".join(kept), encoding="utf-8")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from capricious.faces import image as image_io
 from capricious.training.augment import AGE, AGE_KNOWN
 from capricious.training.batches import Batch
-from capricious.training.step import Autoencoder
+from capricious.training.networks import Autoencoder
 
 AGES = (10.0, 25.0, 40.0, 55.0, 70.0)
 

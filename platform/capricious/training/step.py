@@ -12,54 +12,12 @@ from torch.nn.functional import avg_pool2d, l1_loss
 
 from capricious.model import losses
 from capricious.model.discriminator import Features
-from capricious.model.encoder import StyleEncoder
-from capricious.model.generator import Generator
 from capricious.training import augment
 from capricious.training.augment import AGE, AGE_KNOWN, GENDER, GENDER_KNOWN, Draws
 from capricious.training.batches import Batch
 from capricious.training.config import TrainingConfig
+from capricious.training.networks import Renders
 from capricious.training.strategy import Player
-
-
-class Renders(NamedTuple):
-    """What one pass of the autoencoder yields; the swapped half is None in a step without swap.
-
-    image, swapped: B×3×R×R in −1…1. latent, mean, log_variance, swapped_mean: B×latent.
-    """
-
-    image: Tensor
-    latent: Tensor
-    mean: Tensor
-    log_variance: Tensor
-    swapped: Tensor | None = None
-    swapped_mean: Tensor | None = None
-
-
-class Autoencoder(nn.Module):
-    """Style encoder and generator as one module: one forward and one gradient exchange a step."""
-
-    def __init__(self, generator: Generator, encoder: StyleEncoder):
-        super().__init__()
-        self.generator: Generator = generator
-        self.encoder: StyleEncoder = encoder
-
-    def forward(
-        self, image: Tensor, label_map: Tensor, attributes: Tensor, noise: Tensor, requested: Tensor | None = None
-    ) -> Renders:
-        """Reconstructs B portraits, and renders them with the requested attributes (B×19) if given.
-
-        Both pictures of a sitter share the style code z = μ + εσ (ε = `noise`) and the label map, hence
-        the modulations too, more than half of the generator's work: the swap costs far less than a
-        second pass.
-        """
-        mean, log_variance = self.encoder(image)
-        latent = mean.float() + noise * torch.exp(0.5 * log_variance.float())
-        if requested is None:
-            return Renders(self.generator(label_map, latent, attributes), latent, mean, log_variance)
-        modulations = self.generator.modulations(label_map)
-        reconstruction = self.generator.synthesize(modulations, latent, attributes)
-        swapped = self.generator.synthesize(modulations, latent, requested)
-        return Renders(reconstruction, latent, mean, log_variance, swapped, self.encoder(swapped)[0])
 
 
 class GanStep:

@@ -1,0 +1,171 @@
+"""Back into the painting: what must not change does not, what changes keeps its brushwork."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capricious.data.records import Face
+from capricious.faces.align import align, to_crop, unalign
+from capricious.faces.attributes import Attributes
+from capricious.faces.label_map import HAIR, SKIN
+from capricious.render.composite import MODES, paste_back, sitter_mask
+
+R = 64
+PHOTO = np.ascontiguousarray(skimage.data.astronaut())
+
+
+def square(x: float, y: float, side: float, degrees: float = 0.0) -> np.ndarray:
+    turn = np.deg2rad(degrees)
+    right = side / 2 * np.array([np.cos(turn), np.sin(turn)])
+    down, centre = np.array([-right[1], right[0]]), np.array([x, y])
+    corners = [centre - right - down, centre - right + down, centre + right + down, centre + right - down]
+    return np.stack(corners).astype(np.float32)
+
+
+def face_in(picture: np.ndarray, quad: np.ndarray) -> Face:
+    """A face whose sitter is a disc of skin with a cap of hair."""
+    y, x = np.mgrid[:R, :R] + 0.5
+    disc = np.hypot(x - R / 2, y - R / 2) < 0.36 * R
+    labels = np.where(disc, np.where(y < R / 3, HAIR, SKIN), 0).astype(np.uint8)
+    crop = align(picture, quad, R)
+    return Face(crop, labels, np.zeros((68, 2), np.float32), quad, Attributes(), {}, 1.0, 1.0, 1.0)
+
+
+ASTRONAUT = face_in(PHOTO, square(224, 116, 200, 8))
+
+
+def shifted(render: np.ndarray, levels: int) -> np.ndarray:
+    return np.clip(render.astype(int) + levels, 0, 255).astype(np.uint8)
+
+
+def outside(face: Face, picture: np.ndarray) -> np.ndarray:
+    """Which pixels have their centre outside of the quad; independent of unalign()."""
+    height, width = picture.shape[:2]
+    at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2) + 0.5
+    at = to_crop(at, face.quad, 1).reshape(height, width, 2)
+    return ((at < 0) | (at > 1)).any(-1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(-50, 560), st.floats(-50, 560), st.floats(20, 500), st.floats(-180, 180), st.integers(0, 2**31)
+)
+def test_equal_renders_leave_every_byte(x: float, y: float, side: float, degrees: float, seed: int) -> None:
+    face = dataclasses.replace(ASTRONAUT, quad=square(x, y, side, degrees))
+    render = np.random.default_rng(seed).integers(0, 256, (R, R, 3), np.uint8)
+    assert np.array_equal(paste_back(PHOTO, face, render, render.copy()), PHOTO)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("quad", [square(224, 116, 200, 8), square(20, 30, 150, -40), square(224, 116, 40)])
+def test_outside_of_the_quad_nothing_changes_and_the_original_never(mode: str, quad: np.ndarray) -> None:
+    face = face_in(PHOTO, quad)
+    before = PHOTO.copy()
+    out = paste_back(PHOTO, face, face.image, 255 - face.image, mode=mode)
+    assert np.array_equal(PHOTO, before) and out is not PHOTO
+    elsewhere = outside(face, PHOTO)
+    assert np.array_equal(out[elsewhere], PHOTO[elsewhere])
+    assert (out != PHOTO).any()
+
+
+def test_equal_pixels_beyond_the_guide_window_stay() -> None:
+    """Where only the hair differs, the chin keeps its bytes."""
+    target = ASTRONAUT.image.copy()
+    target[: R // 4] = shifted(target[: R // 4], 40)
+    out = paste_back(PHOTO, ASTRONAUT, ASTRONAUT.image, target)
+    x, y, patch, _ = unalign(np.indices((R, R))[0].astype(np.float32), ASTRONAUT.quad, 512, 512)
+    below = patch > R / 4 + 2 * 2 + 4  # two box filters of radius 2, and the bicubic kernel
+    window = np.s_[y : y + patch.shape[0], x : x + patch.shape[1]]
+    assert np.array_equal(out[window][below], PHOTO[window][below])
+    assert (out[window] != PHOTO[window]).any()
+
+
+def test_a_constant_difference_is_added_in_full_inside_and_fades_to_the_border() -> None:
+    picture = np.full((300, 300, 3), 100, np.uint8)
+    face = face_in(picture, square(150, 150, 200))
+    out = paste_back(picture, face, face.image, shifted(face.image, 30))
+    assert (out[130:170, 130:170] == 130).all()
+    assert (out[50:55, 50:250] == 100).all()
+    profile = out[150, 50:151, 0].astype(int)
+    assert (np.diff(profile) >= 0).all() and np.diff(profile).max() <= 6  # no visible seam
+    half = paste_back(picture, face, face.image, shifted(face.image, 30), strength=0.5)
+    assert (half[130:170, 130:170] == 115).all()
+
+
+def test_brushwork_survives_the_difference_but_not_the_blend() -> None:
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0, 12, (400, 400, 1))
+    painting = np.clip(130 + texture, 0, 255).astype(np.uint8).repeat(3, -1)
+    face = face_in(painting, square(200, 200, 320))
+    target = shifted(face.image, 25)
+    inner = np.s_[160:240, 160:240, 0]
+    difference = paste_back(painting, face, face.image, target)[inner].astype(float)
+    blend = paste_back(painting, face, face.image, target, mode="blend")[inner].astype(float)
+    original = painting[inner].astype(float)
+    assert difference.mean() - original.mean() == pytest.approx(25, abs=1)
+    assert blend.mean() - original.mean() == pytest.approx(25, abs=3)
+    assert np.corrcoef(difference.ravel(), original.ravel())[0, 1] > 0.98
+    assert difference.std() == pytest.approx(original.std(), rel=0.1)
+    assert blend.std() < 0.6 * original.std()
+
+
+def test_the_difference_follows_the_paintings_edge() -> None:
+    """Dark hair that turns white beside skin: less bleeds over the hair line than plainly enlarged."""
+    painting = np.full((512, 512, 3), 170, np.uint8)
+    painting[:, :260] = 60  # the edge lies within a crop pixel of 8 source pixels
+    face = face_in(painting, square(256, 256, 512))
+    target = face.image.astype(float)
+    darkness = (170 - target) / 110  # 1 in the hair, in between where a crop pixel sees both
+    target = np.rint(target + 80 * darkness).astype(np.uint8)
+    out = paste_back(painting, face, face.image, target).astype(float)
+    exact = painting.astype(float)
+    exact[:, :260] += 80
+    enlarged = unalign(target.astype(np.float32) - face.image, face.quad, 512, 512)[2] + painting
+    near = np.s_[240:272, 240:280]
+    assert np.abs(out[near] - exact[near]).mean() < 0.5 * np.abs(enlarged[near] - exact[near]).mean()
+
+
+def test_two_faces_apart_may_come_in_any_order() -> None:
+    one, two = face_in(PHOTO, square(120, 120, 180, 5)), face_in(PHOTO, square(380, 380, 200, -20))
+    changes = [(one, shifted(one.image, 20)), (two, shifted(two.image, -30))]
+    outcomes = []
+    for order in (changes, changes[::-1]):
+        picture = PHOTO
+        for face, target in order:
+            picture = paste_back(picture, face, face.image, target)
+        outcomes.append(picture)
+    assert np.array_equal(*outcomes)
+
+
+def test_the_mask_is_the_sitter_softly_and_zero_at_the_border() -> None:
+    everything = sitter_mask(np.full((16, 16), SKIN, np.uint8), R)
+    assert everything.shape == (R, R) and everything.dtype == np.float32
+    assert everything[R // 2, R // 2] == pytest.approx(1.0)
+    for border in (everything[0], everything[-1], everything[:, 0], everything[:, -1]):
+        assert (border == 0).all()
+    assert not sitter_mask(np.zeros((R, R), np.uint8), R).any()
+    disc = sitter_mask(ASTRONAUT.label_map, R)
+    steps = np.abs(np.diff(disc, axis=1))
+    assert 0.05 < steps.max() < 0.35
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"picture": PHOTO[..., 0]}, "picture must be H×W×3"),
+        ({"source": PHOTO}, "source must be uint8"),
+        ({"target": ASTRONAUT.image / 255.0}, "target must be uint8"),
+        ({"mode": "poisson"}, "difference, blend"),
+        ({"strength": -1.0}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"feather": 0.0}, "feather"),
+    ],
+)
+def test_wrong_input_is_named(change: dict, words: str) -> None:
+    good = {"picture": PHOTO, "face": ASTRONAUT, "source": ASTRONAUT.image, "target": ASTRONAUT.image}
+    with pytest.raises(ValueError, match=words):
+        paste_back(**{**good, **change})
