@@ -131,9 +131,7 @@ class Pipeline:
         """Raises Rejection if `data` is not a picture or shows no usable face."""
         picture = decode(data, name=name, max_pixels=self.max_pixels)
         faces = self.annotator.annotate(picture, labels)
-        return render_picture(
-            picture, faces, self.renderer, sweep, source_sha256=hashlib.sha256(data).hexdigest()
-        )
+        return render_picture(picture, faces, self.renderer, sweep, source_sha256=hashlib.sha256(data).hexdigest())
 
 
 class UploadLimit:

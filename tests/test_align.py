@@ -33,9 +33,7 @@ def face_landmarks(eye_distance: float = 100.0, eye_to_mouth: float = 110.0) -> 
     return points
 
 
-quads = st.builds(
-    square, st.floats(-50, 250), st.floats(-50, 200), st.floats(5, 400), st.floats(-180, 180)
-)
+quads = st.builds(square, st.floats(-50, 250), st.floats(-50, 200), st.floats(5, 400), st.floats(-180, 180))
 
 
 # --- quad_of
@@ -61,9 +59,7 @@ def test_a_mouth_aside_tilts_the_crop_half_way() -> None:
 
 
 @given(st.floats(-180, 180), st.floats(0.1, 20), st.floats(-500, 500), st.floats(-500, 500))
-def test_the_quad_turns_grows_and_moves_with_the_face(
-    degrees: float, scale: float, x: float, y: float
-) -> None:
+def test_the_quad_turns_grows_and_moves_with_the_face(degrees: float, scale: float, x: float, y: float) -> None:
     turn = np.deg2rad(degrees)
     rotation = scale * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     points = face_landmarks() + np.random.default_rng(0).normal(0, 4, (68, 2))

@@ -51,9 +51,7 @@ def outside(face: Face, picture: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.floats(-50, 560), st.floats(-50, 560), st.floats(20, 500), st.floats(-180, 180), st.integers(0, 2**31)
-)
+@given(st.floats(-50, 560), st.floats(-50, 560), st.floats(20, 500), st.floats(-180, 180), st.integers(0, 2**31))
 def test_equal_renders_leave_every_byte(x: float, y: float, side: float, degrees: float, seed: int) -> None:
     face = dataclasses.replace(ASTRONAUT, quad=square(x, y, side, degrees))
     render = np.random.default_rng(seed).integers(0, 256, (R, R, 3), np.uint8)

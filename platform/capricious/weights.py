@@ -426,9 +426,7 @@ def _pip() -> list[str]:
         return [pip]
     if uv := shutil.which("uv"):
         return [uv, "tool", "run", "pip"]
-    raise CapriciousError(
-        "pip is needed to download from PyPI: `python -m ensurepip` or `uv pip install pip`"
-    )
+    raise CapriciousError("pip is needed to download from PyPI: `python -m ensurepip` or `uv pip install pip`")
 
 
 def _download_npm(package: str, folder: Path) -> Path:

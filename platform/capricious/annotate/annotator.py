@@ -55,9 +55,7 @@ class AnnotatorConfig:
             if getattr(self, name) < lowest:
                 raise ConfigError(f"annotator.{name} must be at least {lowest}, found: {getattr(self, name)}")
         if not 0.0 <= self.min_landmark_score <= 1.0:
-            raise ConfigError(
-                f"annotator.min_landmark_score must be in 0…1, found: {self.min_landmark_score}"
-            )
+            raise ConfigError(f"annotator.min_landmark_score must be in 0…1, found: {self.min_landmark_score}")
         allowed = {
             "detector": DETECTORS,
             "landmarks": landmarks.BACKENDS,
@@ -85,9 +83,7 @@ class Annotator:
     def __init__(self, config: AnnotatorConfig = AnnotatorConfig()):
         self.config = config
         self._detector = _detector(config)
-        self._landmarks = landmarks.landmark_detector(
-            config.landmarks, device=config.device, threads=config.threads
-        )
+        self._landmarks = landmarks.landmark_detector(config.landmarks, device=config.device, threads=config.threads)
         self._parser = parsing.BiSeNetParser(config.device, config.threads)
         self._estimator = attributes.AgeAndGender(config.threads) if config.estimator != "none" else None
 
@@ -182,9 +178,7 @@ class Annotator:
             inside_score=inside_share(quad, width, height),
         )
 
-    def _estimate(
-        self, image: np.ndarray, points: np.ndarray, crop: np.ndarray, parsed: parsing.Parsing
-    ) -> Attributes:
+    def _estimate(self, image: np.ndarray, points: np.ndarray, crop: np.ndarray, parsed: parsing.Parsing) -> Attributes:
         estimated = self._estimator.estimate(image, points) if self._estimator else UNKNOWN
         if self.config.glasses:
             estimated = estimated.override(glasses=attributes.glasses_of(crop, parsed))

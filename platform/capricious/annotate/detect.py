@@ -107,9 +107,7 @@ class BlazeFace:
                 found += self._run(patch, np.array([x - border, y - border]), scale, threshold)
         return found
 
-    def _run(
-        self, patch: np.ndarray, origin: np.ndarray, scale: float, threshold: float
-    ) -> Iterator[Detection]:
+    def _run(self, patch: np.ndarray, origin: np.ndarray, scale: float, threshold: float) -> Iterator[Detection]:
         self._net.set_tensor(self._input, (patch.astype(np.float32) / 127.5 - 1.0)[None])
         self._net.invoke()
         logits = self._net.get_tensor(self._logits)[0, :, 0]
@@ -143,13 +141,15 @@ def _starts(length: int, tile: int) -> list[int]:
     return [round(start) for start in np.linspace(0, length - tile, count)]
 
 
-def suppress(detections: Sequence[Detection], overlap: float = 0.3, covered: float = 0.6) -> list[Detection]:
+def suppress(
+    detections: Sequence[Detection], overlap: float = 0.3, covered: float = 0.6, agreement: float = 0.5
+) -> list[Detection]:
     """Non-maximum suppression, best first.
 
     A box goes when its intersection over union with a better one exceeds `overlap`, or when the
     intersection is more than `covered` of the smaller box: a tile's edge leaves parts of faces.
-    The boxes that went are averaged into the one that stays, weighted by score, where they agree on the
-    size ("blending", as BlazeFace's paper does to steady its boxes).
+    Boxes that overlap by more than `agreement` are averaged into the one that stays, weighted by score
+    ("blending", as BlazeFace's paper does to steady its boxes).
     """
     kept: list[Detection] = []
     left = sorted(detections, key=lambda detection: -detection.score)
@@ -158,9 +158,9 @@ def suppress(detections: Sequence[Detection], overlap: float = 0.3, covered: flo
         near, left = [best], []
         for other in others:
             iou, share = _overlap(best, other)
-            if iou > overlap:
+            if iou > agreement:
                 near.append(other)
-            elif share <= covered:
+            elif iou <= overlap and share <= covered:
                 left.append(other)
         scores = np.array([detection.score for detection in near])
         box = np.average([detection.box for detection in near], axis=0, weights=scores)

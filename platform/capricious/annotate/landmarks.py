@@ -80,9 +80,7 @@ class FaceMesh:
         mesh, score = self._run(image, (low + high) / 2, side, roll)
         return Landmarks(mesh[MESH_TO_68].astype(np.float32), score)
 
-    def _run(
-        self, image: np.ndarray, centre: np.ndarray, side: float, roll: float
-    ) -> tuple[np.ndarray, float]:
+    def _run(self, image: np.ndarray, centre: np.ndarray, side: float, roll: float) -> tuple[np.ndarray, float]:
         """Returns the mesh, 468×2 source pixels, and the presence score of an upright square crop."""
         side = max(side, 1.0)
         scale = self.INPUT / side
@@ -140,9 +138,7 @@ class DlibLandmarks:
             found = self._mesh.detect(image, face)
             score, box = found.score, hog_box(found.points)
         left, top, right, bottom = (round(value) for value in box)
-        shape = self._predictor(
-            np.ascontiguousarray(image), self._dlib.rectangle(left, top, right - 1, bottom - 1)
-        )
+        shape = self._predictor(np.ascontiguousarray(image), self._dlib.rectangle(left, top, right - 1, bottom - 1))
         points = np.array([(point.x, point.y) for point in shape.parts()], np.float32)
         return Landmarks(points + np.float32(0.5), score)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from capricious.cluster.session import cpu_count, require_cpus
@@ -77,7 +77,7 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
     )
     try:
         result = trainer.fit()
-    except ray.train.v2.api.exceptions.WorkerGroupError as error:
+    except WorkerGroupError as error:
         reasons = sorted({str(reason) for reason in error.worker_failures.values()})
         raise CapriciousError(f"training failed: {'; '.join(reasons)}") from error
     if result.metrics is None:

@@ -46,9 +46,7 @@ def quad_of(landmarks: np.ndarray) -> np.ndarray:
     length = float(np.hypot(*x))
     half = max(2.0 * float(np.hypot(*eye_to_eye)), 1.8 * float(np.hypot(*eye_to_mouth)))
     if half < 1.0 or length < 1e-3 * half:
-        raise Rejection(
-            "landmarks", "degenerate", "eyes and mouth coincide or contradict each other: no upright face"
-        )
+        raise Rejection("landmarks", "degenerate", "eyes and mouth coincide or contradict each other: no upright face")
     x *= half / length
     y = _rot90(x)
     centre = eyes + 0.1 * eye_to_mouth
@@ -141,9 +139,7 @@ def align(image: np.ndarray, quad: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"image must be H×W×3 uint8, found: {image.shape} {image.dtype}")
     height, width = image.shape[:2]
     if inside_share(quad, width, height) == 0.0:
-        raise Rejection(
-            "landmarks", "outside-picture", f"the face lies outside of the {width}×{height} picture"
-        )
+        raise Rejection("landmarks", "outside-picture", f"the face lies outside of the {width}×{height} picture")
     # Three steps from coarse to fine: box-reduce by a whole factor, warp at `oversampling` times the
     # wanted size (about one sample for each pixel that is left), then a Lanczos reduction.
     scale = side_of(quad) / size
@@ -179,9 +175,7 @@ def align(image: np.ndarray, quad: np.ndarray, size: int) -> np.ndarray:
 
 def _warp(plane: Image.Image, shape: tuple[int, int], coefficients: tuple[float, ...]) -> Image.Image:
     """Warps one channel as float: on 8-bit pixels Pillow's bicubic warp truncates, half a level too dark."""
-    return plane.convert("F").transform(
-        shape, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC
-    )
+    return plane.convert("F").transform(shape, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC)
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
@@ -211,9 +205,7 @@ def _pad(window: Image.Image, before: np.ndarray, after: np.ndarray, soft: float
     return Image.fromarray(_to_uint8(out))
 
 
-def unalign(
-    crop: np.ndarray, quad: np.ndarray, width: int, height: int
-) -> tuple[int, int, np.ndarray, np.ndarray]:
+def unalign(crop: np.ndarray, quad: np.ndarray, width: int, height: int) -> tuple[int, int, np.ndarray, np.ndarray]:
     """Warps a crop back onto the pixel grid of its source picture: the inverse of align().
 
     Args:

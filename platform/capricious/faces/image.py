@@ -101,9 +101,7 @@ FORMATS = tuple(_OPENERS)
 """Names of the formats that decode() accepts."""
 
 
-def decode(
-    data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
-) -> np.ndarray:
+def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> np.ndarray:
     """Decodes a picture from an untrusted source.
 
     EXIF orientation is applied; embedded ICC profiles are converted to sRGB; CMYK, Lab, grey, palette,
@@ -133,9 +131,7 @@ def decode(
     kind = _format_of(data)
     if kind not in _OPENERS:
         if kind:
-            raise reject(
-                "unsupported-format", f"the file is {kind}; convert it to one of {', '.join(FORMATS)}"
-            )
+            raise reject("unsupported-format", f"the file is {kind}; convert it to one of {', '.join(FORMATS)}")
         raise reject("not-an-image", f"the content is none of {', '.join(FORMATS)}")
     try:
         with _OPENERS[kind](io.BytesIO(data)) as image:
@@ -255,9 +251,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def encode(
-    image: np.ndarray, format: str = "png", quality: int = 90, lossless: bool = False
-) -> bytes:
+def encode(image: np.ndarray, format: str = "png", quality: int = 90, lossless: bool = False) -> bytes:
     """Encodes H×W×3 (sRGB) or H×W uint8 as "png", "jpeg" or "webp".
 
     Args:

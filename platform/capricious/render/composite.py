@@ -92,9 +92,7 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     return soft * edge[:, None] * edge[None, :]
 
 
-def _add_difference(
-    out: np.ndarray, face: Face, source: np.ndarray, target: np.ndarray, mask: np.ndarray
-) -> None:
+def _add_difference(out: np.ndarray, face: Face, source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> None:
     """Adds mask · (target − source) in place, its edges sharpened by the picture's.
 
     The network's difference is blurred when it is enlarged, so a hair line that whitens would bleed
