@@ -65,3 +65,8 @@ def test_a_bad_flag_is_refused_with_the_reason(capsys):
         read("--data", "x", "--training.batch-size", "0")
     assert stop.value.code == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_a_file_may_leave_the_rest_to_the_flags(tmp_path):
+    path = write(tmp_path, "ages: [5]\ntraining: {batch_size: 8}\n")
+    assert read("--config", path, "--data", "pictures") == Outer("pictures", (5.0,), Inner(8))

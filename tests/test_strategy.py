@@ -91,11 +91,13 @@ def plain(data, tmp_path_factory):
     return losses(tmp_path_factory.mktemp("plain"), data)
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_another_learning_rate(data, plain, tmp_path):
     with pytest.raises(AssertionError):
         assert_alike(losses(tmp_path, data, lr_generator=9e-5), plain)
 
 
+@pytest.mark.slow
 def test_ddp_with_one_process_equals_plain(data, plain, tmp_path):
     assert_alike(losses(tmp_path, data, strategy="ddp"), plain)
 

@@ -233,7 +233,7 @@ def test_pace_doubles_while_the_discriminator_is_behind():
 
 def test_pace_averages_over_about_fifty_steps():
     pace = DiscriminatorPace("auto")
-    for _ in range(40):
+    for _ in range(50):
         pace.observe(torch.tensor(0.0))
     assert float(pace.margin) == pytest.approx(0.98**50)
 

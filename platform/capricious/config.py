@@ -47,12 +47,14 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, *, descr
     before.add_argument("--config", type=Path)
     before.add_argument("--dry-run", action="store_true")
     known, rest = before.parse_known_args(sys.argv[1:] if argv is None else list(argv))
-    default: Any = tyro.MISSING_NONPROP
     if known.config is not None:
-        default = from_mapping(config_type, _read_yaml(known.config), where=str(known.config))
+        values = _read_yaml(known.config)
+        _check(config_type, values, where=str(known.config), complete=False)
+        # Before the flags of the command line: the last one of a name wins.
+        rest = [*_as_flags(values), *rest]
     about = f"{description}\n\n--config FILE reads a YAML file first; --dry-run prints the resolved configuration."
     try:
-        config = tyro.cli(config_type, args=rest, default=default, description=about)
+        config = tyro.cli(config_type, args=rest, description=about)
     except ValueError as error:  # raised by a configuration's own __post_init__
         raise ConfigError(str(error)) from error
     return Parsed(config, known.dry_run)
@@ -64,12 +66,7 @@ def from_mapping(config_type: type[Config], values: Mapping[str, Any], where: st
     Raises:
         ConfigError: an unknown field (named, with the known ones) or a refused value; `where` is in the message.
     """
-    _refuse_unknown(config_type, values, where)
-    try:
-        return TypeAdapter(config_type).validate_python(dict(values))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{where}: {problems}") from error
+    return _check(config_type, values, where, complete=True)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -92,6 +89,34 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} must hold a mapping of fields, found: {type(values).__name__}")
     return values
+
+
+def _check(config_type: Any, values: Mapping[str, Any], where: str, complete: bool) -> Any:
+    """Returns the configuration, or None if fields are missing that need not be there yet."""
+    _refuse_unknown(config_type, values, where)
+    try:
+        return TypeAdapter(config_type).validate_python(dict(values))
+    except ValidationError as error:
+        wrong = [e for e in error.errors() if complete or e["type"] != "missing"]
+        if wrong:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong)
+            raise ConfigError(f"{where}: {problems}") from error
+        return None
+
+
+def _as_flags(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    flags: list[str] = []
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if isinstance(value, Mapping):
+            flags += _as_flags(value, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            flags.append(f"--{prefix}{'' if value else 'no-'}{name}")
+        elif isinstance(value, list):
+            flags += [f"--{prefix}{name}", *map(str, value)]
+        else:
+            flags += [f"--{prefix}{name}", str(value)]
+    return flags
 
 
 def _refuse_unknown(config_type: Any, values: Mapping[str, Any], where: str) -> None:
