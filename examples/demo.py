@@ -45,7 +45,7 @@ class DemoConfig:
     """Folder with aaf.tar, utkface.tar and paintings.tar, if there is one."""
     faces: str = ""
     """Folder of pictures to train on instead of these, with a labels.csv if there is one."""
-    count: int = 600
+    count: int = 240
     """Number of faces to train on."""
     paintings: int = 5
     """Number of paintings to render, besides the photograph."""

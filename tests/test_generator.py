@@ -27,7 +27,7 @@ def test_paper_generator_has_90_7_million_parameters():
         found = size(Generator(config, spectral=False))
     assert round(found / 1e6, 1) == 90.7
 
-    # The same by hand, from MODEL.md §1.
+    # The same by hand, from docs/model.md.
     k, h = len(CLASSES), 128
 
     def spade(c: int) -> int:
@@ -44,7 +44,7 @@ def test_paper_generator_has_90_7_million_parameters():
 
 
 def test_sixty_percent_of_the_arithmetic_depends_on_the_label_map_alone():
-    # The figures of MODEL.md §1: 89.8 GFLOP per picture, of which 59.7 % is modulation.
+    # The figures of docs/model.md: 89.8 GFLOP per picture, of which 59.7 % is modulation.
     with torch.device("meta"):
         generator = Generator(GeneratorConfig(conditioning="concat"), spectral=False)
         with FlopCounterMode(display=False) as counter:

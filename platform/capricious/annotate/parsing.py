@@ -47,7 +47,7 @@ _TO_THREE[17] = HAIR
 
 
 class BiSeNetParser:
-    """The teacher: BiSeNet-R18 of CelebAMask-HQ. Slow (about 0.2 s) and for research only; see ASSETS.md.
+    """The teacher: BiSeNet-R18 of CelebAMask-HQ. Slow (about 0.2 s) and for research only.
 
     Good on photos and realistic paintings, poor on ukiyo-e and profiles. Its input must stay 512 px
     wide: at 256 px it collapses.

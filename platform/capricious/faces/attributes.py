@@ -25,7 +25,7 @@ VECTOR_FIELDS = (
     "known:smile",
     "known:emotion",
 )
-"""Meaning of each entry of the attribute vector, in order (DESIGN.md §3)."""
+"""Meaning of each entry of the attribute vector, in order (docs/architecture.md)."""
 
 VECTOR_SIZE = len(VECTOR_FIELDS)
 MAX_AGE = 120.0

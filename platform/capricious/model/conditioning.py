@@ -27,7 +27,7 @@ def age_features(attributes: Tensor) -> Tensor:
     """Returns B×AGE_FEATURES of order one for a B×VECTOR_SIZE attribute vector; 0 where the age is unknown.
 
     As one number in 0…1, age is 0.02 % of the variance that the generator's first layer sees
-    (MODEL.md §2). Sines make near ages distinguishable, the thermometer gives an order.
+    (docs/model.md). Sines make near ages distinguishable, the thermometer gives an order.
     """
     age = attributes[:, AGE : AGE + 1]
     octaves = 2.0 ** torch.arange(WAVES, device=age.device, dtype=age.dtype)

@@ -1,7 +1,7 @@
 """Age and gender of a picture, differentiable: face-api's TinyXception (MIT) as a judge in training.
 
 The network is that of npm's @vladmandic/face-api, rebuilt from its description; the evaluation must use
-another estimator (MODEL.md §3).
+another estimator (docs/model.md).
 """
 
 from __future__ import annotations

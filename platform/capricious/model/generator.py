@@ -39,7 +39,7 @@ class GeneratorConfig:
         latent: size of the style code.
         attributes: size of the attribute vector.
         conditioning: "concat" feeds the attributes to the first layer only (the paper); "layered" also
-            to an affine after every SPADE layer (MODEL.md §2).
+            to an affine after every SPADE layer (docs/model.md).
         norm: parameter-free norm inside SPADE, "batch" or "instance".
     """
 

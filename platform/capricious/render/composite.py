@@ -1,4 +1,4 @@
-"""Puts a re-rendered face back into its picture at the picture's own resolution (DESIGN.md §6).
+"""Puts a re-rendered face back into its picture at the picture's own resolution (docs/architecture.md).
 
 A painting has ten times the resolution of the network. What the network knows is the *change* from
 one attribute to another; what only the painting knows is its brushwork, craquelure and canvas. So

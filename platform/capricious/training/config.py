@@ -39,7 +39,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class SwapConfig:
-    """The second forward of a step, at other ages than the sitters' own (MODEL.md §2): it makes age bite."""
+    """The second forward of a step, at other ages than the sitters' own (docs/model.md): it makes age bite."""
 
     probability: float = 2 / 3
     """Share of steps that have it; 0 switches it off."""

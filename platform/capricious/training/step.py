@@ -21,7 +21,7 @@ from capricious.training.strategy import Player
 
 
 class GanStep:
-    """Hinge GAN with feature matching, perceptual and KL loss (SPADE §3), and the swap pass (MODEL.md §2).
+    """Hinge GAN with feature matching, perceptual and KL loss (SPADE §3), and the swap pass (docs/model.md).
 
     The generator runs once: the discriminator learns from its detached pictures first, then judges them
     for the generator, frozen. Every loss is computed in float32, whatever the networks run in.
