@@ -40,7 +40,6 @@ def session(address: str | None = None) -> Iterator[None]:
         address=address,
         runtime_env=_runtime_env(local=address == "local"),
         logging_level=logging.WARNING,
-        include_dashboard=False if address == "local" else None,
     )
     try:
         yield
