@@ -20,7 +20,10 @@ demo: install ## From pictures to an ageing sweep, the whole way; look at demo/i
 	$(BIN)/python examples/demo.py --out demo
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: install ## Run the slow tests: DeepSpeed, several processes, compiled packages
+	$(BIN)/python -m pytest -q -m slow
 
 lint: install ## Check style, types and spelling
 	$(BIN)/ruff check .
@@ -38,4 +41,4 @@ benchmark: install ## Measure and print tables (not tests)
 clean: ## Remove what was made, but not the fetched weights
 	rm -rf .venv demo build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test lint format benchmark clean
+.PHONY: help install demo test test-slow lint format benchmark clean

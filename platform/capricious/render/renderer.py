@@ -1,4 +1,4 @@
-"""The fast path of a sweep: style once, modulations once, then only what differs between variants (docs/architecture.md)."""
+"""The fast path of a sweep: style once, modulations once, then only what differs between variants."""
 
 from __future__ import annotations
 
