@@ -32,9 +32,6 @@ def run_job(config_type: type[Config], main: Callable[[Config], int], descriptio
     except CapriciousError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except ConnectionError as error:
-        print(f"error: no Ray cluster answers: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED

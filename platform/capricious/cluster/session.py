@@ -27,7 +27,7 @@ def session(address: str | None = None) -> Iterator[None]:
             make Ray wait for minutes for a cluster that is gone.
 
     Raises:
-        ConnectionError: no cluster answers at the address.
+        CapriciousError: no cluster answers at the address.
     """
     if ray.is_initialized():
         yield
@@ -36,11 +36,16 @@ def session(address: str | None = None) -> Iterator[None]:
     if address == "local":
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
-    ray.init(
-        address=address,
-        runtime_env=_runtime_env(local=address == "local"),
-        logging_level=logging.WARNING,
-    )
+    try:
+        ray.init(
+            address=address,
+            runtime_env=_runtime_env(local=address == "local"),
+            logging_level=logging.WARNING,
+        )
+    except ConnectionError as error:
+        raise CapriciousError(
+            f"no Ray cluster answers at {address}: {error}; correct RAY_ADDRESS, or unset it to work on this machine"
+        ) from error
     try:
         yield
     finally:
