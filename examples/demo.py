@@ -1,6 +1,6 @@
 """The whole way, from pictures to an ageing sweep, on this machine: what `make demo` runs.
 
-    python examples/demo.py --out demo [--faces FOLDER] [--minutes 4]
+    python examples/demo.py --out demo [--faces FOLDER] [--minutes 5]
 
 Takes a photograph that scikit-image ships and, where there is a folder of research data (--data), paintings and
 faces from there; prepares the faces, trains a small model on them for some minutes, renders the portraits at other
@@ -45,11 +45,11 @@ class DemoConfig:
     """Folder with aaf.tar, utkface.tar and paintings.tar, if there is one."""
     faces: str = ""
     """Folder of pictures to train on instead of these, with a labels.csv if there is one."""
-    count: int = 240
+    count: int = 200
     """Number of faces to train on."""
     paintings: int = 5
     """Number of paintings to render, besides the photograph."""
-    minutes: float = 4.0
+    minutes: float = 4.5
     """Time to train."""
     ages: str = "10:80:10"
     """Ages to render."""
