@@ -13,7 +13,7 @@ class Rejection(CapriciousError):
     """One input that cannot be used. Batch jobs turn it into a row of the rejects table and go on.
 
     Attributes:
-        stage: where it was rejected: "read", "decode", "detect", "landmarks", "parse" or "attributes".
+        stage: where it was rejected: "read", "decode", "detect", "landmarks", "parse", or "internal" (a bug).
         reason: a stable, kebab-case code to group by, e.g. "too-many-pixels".
         detail: one plain sentence with the found and the allowed value, and the remedy where there is one.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import pickle
 from collections import deque
@@ -25,6 +26,7 @@ from capricious.errors import CapriciousError, Rejection
 
 PLAN = "_plan.json"
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 def shards_of(sources: Sequence[Source], shard_size: int) -> list[list[Source]]:
@@ -101,13 +103,15 @@ class ShardWorker:
         """Reads each source and does it; yields its result, or its row for the rejects table."""
         for source, data in self._read_ahead(sources):
             try:
-                yield source, do(source, data.result())
+                yield source, do(source, _content(data))
             except Rejection as rejection:
                 yield source, reject_row(source.uri, rejection)
-            except FileNotFoundError:
-                yield source, reject_row(source.uri, Rejection("read", "not-found", "there is no such file"))
-            except OSError as error:
-                yield source, reject_row(source.uri, Rejection("read", "unreadable", str(error)))
+            except (CapriciousError, OSError):
+                raise  # not this picture's fault: missing weights, a full disk; going on would reject all the others
+            except Exception as error:  # a bug: one picture must never take the others down
+                log.exception("%s", source.uri)
+                detail = f"unexpected: {error}; please report it, with the traceback in the worker's log"
+                yield source, reject_row(source.uri, Rejection("internal", type(error).__name__, detail))
 
     def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
@@ -117,6 +121,15 @@ class ShardWorker:
                 if len(waiting) > self.READ_AHEAD:
                     yield waiting.popleft()
             yield from waiting
+
+
+def _content(data: Future[bytes]) -> bytes:
+    try:
+        return data.result()
+    except FileNotFoundError as error:
+        raise Rejection("read", "not-found", "there is no such file") from error
+    except OSError as error:
+        raise Rejection("read", "unreadable", str(error)) from error
 
 
 def run_shards(

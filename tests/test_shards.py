@@ -1,0 +1,70 @@
+"""Work in shards: what one bad input does to the others, and what makes an output folder refuse a command."""
+
+import pytest
+
+from capricious.cluster.shards import ShardWorker, choose_shard_size, fix_plan, shards_of
+from capricious.data.collections import Source
+from capricious.errors import CapriciousError, Rejection
+
+
+def outcomes(sources, do):
+    return [
+        result if isinstance(result, bytes) else (result["stage"], result["reason"])
+        for _, result in ShardWorker().attempt(sources, do)
+    ]
+
+
+@pytest.fixture
+def sources(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(name.encode())
+    return [Source(str(tmp_path / name)) for name in ("a", "gone", "b", "c")]
+
+
+def test_every_source_has_one_outcome_in_order(sources):
+    def do(source, data):
+        if data == b"a":
+            raise Rejection("decode", "empty", "…")
+        if data == b"b":
+            raise ZeroDivisionError("a bug")
+        return data
+
+    assert outcomes(sources, do) == [
+        ("decode", "empty"),
+        ("read", "not-found"),
+        ("internal", "ZeroDivisionError"),
+        b"c",
+    ]
+
+
+@pytest.mark.parametrize("fault", [CapriciousError("weights are missing"), OSError("no space left on device")])
+def test_a_fault_of_the_machine_stops_the_shard_instead_of_rejecting_everything(sources, fault):
+    def do(source, data):
+        raise fault
+
+    with pytest.raises(type(fault), match=str(fault)):
+        outcomes(sources, do)
+
+
+def test_more_files_than_are_read_ahead_keep_their_order(tmp_path):
+    sources = []
+    for number in range(3 * ShardWorker.READ_AHEAD):
+        (tmp_path / str(number)).write_bytes(str(number).encode())
+        sources.append(Source(str(tmp_path / str(number))))
+    assert outcomes(sources, lambda source, data: data) == [str(n).encode() for n in range(len(sources))]
+
+
+def test_shards_cover_the_collection_once_and_give_every_worker_several():
+    sources = [Source(str(n)) for n in range(103)]
+    size = choose_shard_size(len(sources), workers=2, largest=512)
+    shards = shards_of(sources, size)
+    assert [s for shard in shards for s in shard] == sources and len(shards) >= 8
+    assert choose_shard_size(10**6, workers=2, largest=512) == 512
+
+
+def test_an_output_folder_refuses_another_plan_and_names_the_field(tmp_path):
+    out = str(tmp_path)
+    first = fix_plan(out, {"source": "x", "ages": (10, 20)}, {"shard_size": 5})
+    assert fix_plan(out, {"source": "x", "ages": (10, 20)}, {"shard_size": 9}) == first
+    with pytest.raises(CapriciousError, match="another ages"):
+        fix_plan(out, {"source": "x", "ages": (10, 30)}, {"shard_size": 5})
