@@ -1,6 +1,6 @@
 """The whole way, from pictures to an ageing sweep, on this machine: what `make demo` runs.
 
-    python examples/demo.py --out demo [--faces FOLDER] [--minutes 5]
+    python examples/demo.py --out demo [--faces FOLDER] [--minutes 6]
 
 Takes a photograph that scikit-image ships and, where there is a folder of research data (--data), paintings and
 faces from there; prepares the faces, trains a small model on them for some minutes, renders the portraits at other
@@ -18,16 +18,20 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+from skimage.data import astronaut
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster.job import run_job
 from capricious.cluster.prepare import SHEET, PrepareConfig, prepare
-from capricious.cluster.render import RenderConfig, render
+from capricious.cluster.render import RenderConfig, read_exhibits, render
 from capricious.cluster.train import TrainConfig, run_training
 from capricious.config import from_mapping
 from capricious.errors import CapriciousError
 from capricious.faces.image import encode
+from capricious.render.gallery import Exhibit, gallery_page
 from capricious.training.config import TrainingConfig
 
 RECIPE = Path(__file__).with_name("demo.yaml")
@@ -49,7 +53,7 @@ class DemoConfig:
     """Number of faces to train on."""
     paintings: int = 5
     """Number of paintings to render, besides the photograph."""
-    minutes: float = 4.5
+    minutes: float = 6.0
     """Time to train."""
     ages: str = "10:80:10"
     """Ages to render."""
@@ -63,7 +67,7 @@ def main(config: DemoConfig) -> int:
     shutil.rmtree(out, ignore_errors=True)
     portraits = gather_portraits(out / "pictures", Path(config.data), config.paintings)
     faces = config.faces or gather_faces(out / "faces", Path(config.data), config.count) or str(portraits)
-    recipe = TrainingConfig() if not RECIPE.exists() else read_recipe()
+    recipe = from_mapping(TrainingConfig, yaml.safe_load(RECIPE.read_text()), where=str(RECIPE))
 
     step(1, f"prepare: python jobs/prepare.py --source {faces} --out {out}/prepared")
     annotator = AnnotatorConfig(resolution=recipe.resolution)
@@ -90,20 +94,12 @@ def step(number: int, text: str) -> None:
     print(f"\n[{number}/3] {text}", flush=True)
 
 
-def read_recipe() -> TrainingConfig:
-    import yaml
-
-    return from_mapping(TrainingConfig, yaml.safe_load(RECIPE.read_text()), where=str(RECIPE))
-
-
 def gather_portraits(folder: Path, data: Path, paintings: int) -> Path:
     """Collects what will be rendered: one photograph in the public domain, and paintings where there are any."""
-    from skimage.data import astronaut
-
     folder.mkdir(parents=True)
     (folder / "astronaut.png").write_bytes(encode(astronaut(), "png"))
     if (data / PAINTINGS).is_file():
-        extract_evenly(data / PAINTINGS, folder, paintings, keep=lambda name: name.startswith("wikiart"))
+        extract_evenly(data / PAINTINGS, folder, paintings, prefix="wikiart")
     return folder
 
 
@@ -126,13 +122,14 @@ def gather_faces(folder: Path, data: Path, count: int) -> str | None:
     return str(folder)
 
 
-def extract_evenly(tar: Path, folder: Path, count: int, keep=lambda name: True) -> list[dict[str, str]]:
-    """Extracts `count` pictures, spread evenly over the rows of the archive's labels.csv; returns their rows."""
+def extract_evenly(tar: Path, folder: Path, count: int, prefix: str = "") -> list[dict[str, str]]:
+    """Extracts `count` pictures whose names begin with `prefix`, spread evenly over the rows of the archive's
+    labels.csv; returns their rows."""
     with tarfile.open(tar) as archive:
         members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
         table = archive.extractfile(members["labels.csv"])
         assert table is not None  # it is a file
-        rows = [row for row in csv.DictReader(io.TextIOWrapper(table, "utf-8")) if keep(row["file"])]
+        rows = [row for row in csv.DictReader(io.TextIOWrapper(table, "utf-8")) if row["file"].startswith(prefix)]
         chosen = [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
         for row in chosen:
             source = archive.extractfile(members[row["file"]])
@@ -143,9 +140,6 @@ def extract_evenly(tar: Path, folder: Path, count: int, keep=lambda name: True) 
 
 def write_page(out: Path, portraits: int, kimg: float) -> Path:
     """Writes index.html: the sweeps, then what was found in the training faces, then the training's last grid."""
-    from capricious.cluster.render import read_exhibits
-    from capricious.render.gallery import Exhibit, gallery_page
-
     exhibits = [
         replace(exhibit, sheet=f"sweeps/{exhibit.sheet}", animation=f"sweeps/{exhibit.animation}")
         for exhibit in read_exhibits(str(out / "sweeps"))
