@@ -12,7 +12,7 @@ import pytest
 from skimage.data import astronaut, coffee
 
 from capricious.annotate.annotator import AnnotatorConfig
-from capricious.cluster.prepare import SHEET, PrepareConfig, prepare
+from capricious.cluster.prepare import SHEET, PrepareConfig, annotation_sheet, prepare
 from capricious.cluster.render import RenderConfig, read_ledger, render
 from capricious.cluster.train import TrainConfig, run_training
 from capricious.data.prepared import PreparedDataset, read_rejects
@@ -116,6 +116,12 @@ def test_the_same_command_resumes_and_another_is_refused(prepared, prepare_confi
 
 def test_prepare_leaves_a_sheet_to_look_at(prepared, prepare_config, tmp_path):
     assert decode((tmp_path / prepare_config.out / SHEET).read_bytes(), name="sheet").ndim == 3
+
+
+def test_a_sheet_of_any_number_of_portraits(prepared, prepare_config):
+    dataset = PreparedDataset(prepare_config.out, None)
+    widths = [decode(annotation_sheet(dataset, count), name="sheet").shape[1] for count in (1, 2, 3)]
+    assert widths[0] < widths[1] == widths[2]
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,8 @@ def annotation_sheet(dataset: PreparedDataset, count: int = 16) -> bytes:
     # Two portraits to a row of the sheet: three pictures each make a sheet that fits a screen.
     pairs = [left + right for left, right in zip(rows[::2], [*rows[1::2], []], strict=False)]
     names = [" · ".join(labels[i : i + 2]) for i in range(0, len(labels), 2)]
-    return encode(contact_sheet(pairs, names, ["crop", "landmarks", "label map"] * 2, cell=160), "png")
+    columns = ["crop", "landmarks", "label map"] * min(2, len(chosen))
+    return encode(contact_sheet(pairs, names, columns, cell=160), "png")
 
 
 def select(sources: list[Source], limit: int) -> list[Source]:
