@@ -13,6 +13,7 @@ from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import (
     ShardWorker,
     choose_shard_size,
+    exit_code,
     fix_plan,
     listing_sha256,
     run_shards,
@@ -74,9 +75,7 @@ class PrepareOutcome:
 
     def exit_code(self, failure_share: float) -> int:
         """0 when all went well, 3 when some failed, 1 when too many or all did."""
-        if self.rejects == 0:
-            return 0
-        return 3 if self.portraits and self.rejects <= failure_share * self.pictures else 1
+        return exit_code(self.pictures, self.portraits, self.rejects, failure_share)
 
 
 class AnnotateShard(ShardWorker):

@@ -20,6 +20,7 @@ from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import (
     ShardWorker,
     choose_shard_size,
+    exit_code,
     fix_plan,
     listing_sha256,
     run_shards,
@@ -104,10 +105,7 @@ class RenderOutcome:
 
     def exit_code(self, failure_share: float) -> int:
         """0 when all went well, 3 when some failed, 1 when too many or all did."""
-        failed = self.pictures - self.rendered
-        if failed == 0:
-            return 0
-        return 3 if self.rendered and failed <= failure_share * self.pictures else 1
+        return exit_code(self.pictures, self.rendered, self.pictures - self.rendered, failure_share)
 
 
 class RenderShard(ShardWorker):

@@ -74,6 +74,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
+def exit_code(inputs: int, made: int, failed: int, failure_share: float) -> int:
+    """Returns 0 when all inputs went well, 3 when some failed, 1 when more than `failure_share` or all did."""
+    if failed == 0:
+        return 0
+    return 3 if made and failed <= failure_share * inputs else 1
+
+
 def listing_sha256(sources: Sequence[Source]) -> str:
     """Fingerprint of a collection's listing: addresses and labels, not the pictures' bytes."""
     return hashlib.sha256("\n".join(map(repr, sources)).encode()).hexdigest()
