@@ -1,15 +1,20 @@
 """Local files and a real S3-compatible server, by the same functions."""
 
+import io
 import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from capricious.data import storage
 from capricious.data.collections import read_collection
@@ -43,6 +48,7 @@ def bucket(tmp_path_factory):
     command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
     command += ["-filer=true", "-s3=true", f"-s3.port={port}", f"-s3.config={folder}/s3.json"]
     command += ["-volume.max=20", "-master.volumeSizeLimitMB=64"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # unused, on fixed ports: a second server could not start
     before = dict(os.environ)
     os.environ.update(
         AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
@@ -68,7 +74,7 @@ def _bucket_when_up(name: str, deadline: float) -> str:
         try:
             fs.mkdir(name)
             return f"s3://{name}"
-        except (OSError, ValueError):
+        except (OSError, ValueError, BotoCoreError):
             if time.monotonic() > deadline:
                 raise
             storage._filesystem.cache_clear()
@@ -110,6 +116,93 @@ def test_a_collection_with_labels_is_read_from_anywhere(root):
     storage.write_atomic(storage.join(root, "labels.csv"), b"file,age\na.jpg,61\n")
     (source,) = read_collection(root)
     assert source.uri == storage.join(root, "a.jpg") and source.labels.age == 61.0
+
+
+def test_pictures_in_tars_and_parquet_files_are_read_in_place_from_anywhere(root):
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, data in (("0.jpg", b"first"), ("0.json", b'{"age": 61}'), ("1.jpg", b""), ("1.json", b"")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    storage.write_atomic(storage.join(root, "tars", "shard-0.tar"), tar.getvalue())
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"second"], "age": [5]}), parquet)
+    storage.write_atomic(storage.join(root, "tables", "a.parquet"), parquet.getvalue())
+
+    first, empty = read_collection(storage.join(root, "tars"))
+    assert (first.read(), first.labels.age) == (b"first", 61.0)
+    assert first.uri == storage.join(root, "tars", "shard-0.tar!0.jpg")
+    assert empty.refused and "1.json" in empty.refused[2]
+    assert list(read_collection(storage.join(root, "tars", "shard-0.tar"))) == [first, empty]
+    (second,) = read_collection(storage.join(root, "tables"))
+    assert (second.read(), second.labels.age) == (b"second", 5.0)
+
+
+def test_ffhq_is_read_from_anywhere(root):
+    for name, data in (("images1024x1024/00000/00000.png", b"x"), ("ffhq-features/00000.json", b"[]")):
+        storage.write_atomic(storage.join(root, name), data)
+    (source,) = read_collection(root)
+    assert source.read() == b"x" and source.refused is None
+
+
+def test_spans(root):
+    uri = storage.join(root, "x")
+    storage.write_atomic(uri, bytes(range(100)))
+    assert storage.read(uri, (10, 3)) == bytes([10, 11, 12])
+    assert storage.read(uri, (10, 0)) == b""
+    assert storage.read_at_most(uri, 5) == bytes(range(5)) and len(storage.read_at_most(uri, 1000)) == 100
+    with pytest.raises(OSError, match="asked for 20 bytes at 90, got 10"):
+        storage.read(uri, (90, 20))
+    with pytest.raises(OSError):
+        storage.read(uri, (200, 20))
+
+
+def test_many_at_once_give_each_its_bytes_or_its_error(root):
+    uri = storage.join(root, "x")
+    storage.write_atomic(uri, b"0123456789")
+    whole, part, none, short, gone = storage.read_many(
+        [(uri, None), (uri, (3, 4)), (uri, (0, 0)), (uri, (8, 4)), (storage.join(root, "gone"), None)]
+    )
+    assert (whole, part, none) == (b"0123456789", b"3456", b"")
+    assert isinstance(short, OSError) and isinstance(gone, FileNotFoundError)
+
+
+def test_an_empty_file_is_empty(root):
+    storage.write_atomic(storage.join(root, "x"), b"")
+    assert storage.read(storage.join(root, "x")) == storage.read_at_most(storage.join(root, "x"), 9) == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_at_most(storage.join(root, "gone"), 9)
+
+
+def test_a_file_is_opened_for_reading_here_and_there(root):
+    storage.write_atomic(storage.join(root, "x"), bytes(range(100)))
+    with storage.open_binary(storage.join(root, "x")) as file:
+        file.seek(50)
+        assert file.read(2) == bytes([50, 51])
+
+
+def test_what_others_have_written_since_is_seen(root):
+    assert not storage.exists(storage.join(root, "a", "x"))
+    storage.write_atomic(storage.join(root, "a", "y"), b"")
+    assert storage.list_files(root) == [storage.join(root, "a", "y")]
+    # Another process, which this one's memory of listings would not know of.
+    fs, path = storage.locate(storage.join(root, "a", "x"))
+    type(fs)(skip_instance_cache=True).pipe_file(path, b"")
+    assert storage.exists(storage.join(root, "a", "x")) and len(storage.list_files(root)) == 2
+
+
+def test_links_are_followed_once_and_pipes_are_not_waited_for(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(b"a")
+    (tmp_path / "pictures").mkdir()
+    for name, target in (("linked", "../elsewhere"), ("circle", "../pictures"), ("twice", "../elsewhere")):
+        (tmp_path / "pictures" / name).symlink_to(target)
+    (tmp_path / "pictures" / "broken.jpg").symlink_to("nowhere")
+    (tmp_path / "pictures" / "b.jpg").symlink_to("../elsewhere/a.jpg")
+    os.mkfifo(tmp_path / "pictures" / "pipe.jpg")
+    found = [file.removeprefix(f"{tmp_path}/pictures/") for file in storage.list_files(str(tmp_path / "pictures"))]
+    assert found == ["b.jpg", "broken.jpg", "linked/a.jpg"]
 
 
 def test_a_bundle_sized_folder_is_downloaded(root, tmp_path):

@@ -6,7 +6,9 @@ Credentials and endpoints come from the environment alone (AWS_ACCESS_KEY_ID, AW
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -14,13 +16,16 @@ from fsspec.implementations.local import LocalFileSystem
 from capricious.errors import CapriciousError
 
 SCHEMES = ("file", "s3")
+BLOCK = 4 * 2**20
+"""Bytes that one request to an object store fetches when a file is read from front to back."""
 
 
 @lru_cache(maxsize=16)
 def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
     if scheme not in SCHEMES:
         raise CapriciousError(f"cannot open {scheme}:// addresses; must be a path or one of {', '.join(SCHEMES)}")
-    return fsspec.filesystem(scheme)
+    # A remembered listing would hide what other processes have written since, and grows with the collection.
+    return fsspec.filesystem(scheme, use_listings_cache=False)
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -48,18 +53,40 @@ def absolute(uri: str) -> str:
 def list_files(uri: str) -> list[str]:
     """Lists all files under a folder, sorted, as URIs that `read` takes. Hidden files are left out.
 
+    On a local disk, links to folders are followed (each folder is listed once, so a circle ends); pipes, sockets
+    and devices are left out, because reading one could wait forever.
+
     Raises:
-        CapriciousError: there is no such file or folder.
+        CapriciousError: there is no such file or folder, or a folder may not be read.
     """
     fs, path = locate(uri)
     if not fs.exists(path):
         raise CapriciousError(f"there is no file or folder at {uri}")
     if fs.isfile(path):
         return [absolute(uri)]
-    prefix = "" if isinstance(fs, LocalFileSystem) else f"{uri.partition('://')[0]}://"
-    return [
-        prefix + found for found in sorted(fs.find(path)) if not any(p.startswith(".") for p in _below(found, path))
-    ]
+    if isinstance(fs, LocalFileSystem):
+        return sorted(_walk(path, set()))
+    prefix = f"{uri.partition('://')[0]}://"
+    found = (key for key in fs.find(path) if not key.endswith("/"))  # a key that ends in "/" stands for a folder
+    return sorted(prefix + key for key in found if not any(p.startswith(".") for p in _below(key, path)))
+
+
+def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+    except PermissionError as error:
+        raise CapriciousError(f"{folder} may not be read; change its permissions or move it away") from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+        # A link that leads nowhere stays in, to be rejected by name.
+        elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
+            yield entry.path
 
 
 def _below(found: str, folder: str) -> list[str]:
@@ -72,10 +99,92 @@ def exists(uri: str) -> bool:
     return bool(fs.exists(path))
 
 
-def read(uri: str) -> bytes:
-    """Reads a whole file. Raises OSError as the file system does."""
+def read(uri: str, span: tuple[int, int] | None = None) -> bytes:
+    """Reads a whole file, or the `span` of it: offset and length in bytes.
+
+    Raises:
+        OSError: as the file system does, and where the file ends before the span does.
+    """
     fs, path = locate(uri)
-    return fs.cat_file(path)
+    if span is None:
+        return fs.cat_file(path)
+    offset, length = span
+    if length == 0:
+        return b""  # an object store refuses an empty range
+    return _whole(fs.cat_file(path, start=offset, end=offset + length), uri, span)
+
+
+def read_at_most(uri: str, limit: int) -> bytes:
+    """Reads a whole file with one request, but no more than `limit` bytes of it.
+
+    Raises:
+        OSError: as the file system does.
+    """
+    fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem):
+        with open(path, "rb") as file:
+            return file.read(limit)
+    try:
+        return fs.cat_file(path, start=0, end=limit)
+    except OSError:
+        if fs.size(path) == 0:  # of an empty object there is no range
+            return b""
+        raise
+
+
+def read_many(places: Sequence[tuple[str, tuple[int, int] | None]]) -> list[bytes | OSError]:
+    """Reads many small files or spans of one store, from an object store at the same time.
+
+    Args:
+        places: URI and span of each, as `read` takes them.
+
+    Returns:
+        For each place its bytes, or the error that `read` would have raised.
+    """
+    if not places:
+        return []
+    fs, _ = locate(places[0][0])
+    if isinstance(fs, LocalFileSystem):
+        return [_read_or_error(*place) for place in places]
+    results: list[bytes | OSError] = [b""] * len(places)
+    wanted = [i for i, (_, span) in enumerate(places) if span is None or span[1] > 0]
+    paths = [locate(places[i][0])[1] for i in wanted]
+    spans = [places[i][1] for i in wanted]
+    starts, ends = [span and span[0] for span in spans], [span and sum(span) for span in spans]
+    for i, data in zip(wanted, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
+        uri, span = places[i]
+        try:
+            if isinstance(data, Exception):
+                raise data
+            results[i] = data if span is None else _whole(data, uri, span)
+        except OSError as error:
+            results[i] = error
+    return results
+
+
+def _read_or_error(uri: str, span: tuple[int, int] | None) -> bytes | OSError:
+    try:
+        return read(uri, span)
+    except OSError as error:
+        return error
+
+
+def _whole(data: bytes, uri: str, span: tuple[int, int]) -> bytes:
+    if len(data) != span[1]:  # fewer where the file was cut, more where a server has ignored the span
+        raise OSError(f"{uri}: asked for {span[1]} bytes at {span[0]}, got {len(data)}; was the file cut or replaced?")
+    return data
+
+
+def open_binary(uri: str) -> BinaryIO:
+    """Opens a file for reading from front to back, or here and there, in small memory.
+
+    Raises:
+        OSError: as the file system does.
+    """
+    fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem):
+        return open(path, "rb")
+    return cast(BinaryIO, fs.open(path, "rb", block_size=BLOCK, cache_type="readahead"))
 
 
 def write_atomic(uri: str, data: bytes) -> None:
@@ -98,3 +207,18 @@ def download_folder(uri: str, folder: str) -> None:
     for file in list_files(uri):
         with open(os.path.join(folder, os.path.basename(file)), "wb") as copy:
             copy.write(read(file))
+
+
+def remove(uri: str) -> None:
+    """Deletes one file; nothing happens where there is none."""
+    fs, path = locate(uri)
+    if fs.exists(path):
+        fs.rm_file(path)
+
+
+def remove_partial(uri: str) -> None:
+    """Deletes what killed writers have left half written below a local folder. Nobody may be writing there."""
+    fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem):  # an object store shows complete objects only
+        for partial in fs.glob(f"{path}/**/*.partial"):
+            fs.rm_file(partial)
