@@ -160,7 +160,7 @@ def test_the_crop_samples_pixel_centres_without_bias(quad: np.ndarray, size: int
     expected = waves(*to_source(centres, quad, size).T).reshape(size, size, 3)
     error = align(waves_picture(), quad, size) - expected
     assert np.abs(error).max() < 2.0  # half a level each of the picture's and the crop's rounding, and overshoot
-    # Half a source pixel would be 0.3 levels; Pillow's reduce() rounds ties up, up to 0.125.
+    # Half a source pixel would be 0.3 levels; OpenCV's reduction of bytes rounds ties up, up to 0.125.
     assert np.abs(error.mean((0, 1))).max() < 0.15
 
 

@@ -1,1 +1,1 @@
-"""Geometry and image I/O: numpy and Pillow only, no torch, no Ray."""
+"""Geometry and image I/O: numpy, Pillow and OpenCV, no torch, no Ray."""

@@ -1,0 +1,1 @@
+"""What came out, in numbers and pictures for people: reports on prepared datasets."""
