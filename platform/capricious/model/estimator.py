@@ -6,17 +6,13 @@ another estimator (docs/model.md).
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
 from capricious import weights
 from capricious.errors import CapriciousError
+from capricious.weights.face_api import read_face_api
 
 INPUT = 112
 MEANS = (122.782, 117.001, 104.298)
@@ -138,45 +134,3 @@ def face_box(image: Tensor) -> Tensor:
     left = round(FACE_CENTRE[0] * size - side / 2)
     top = round(FACE_CENTRE[1] * size - side / 2)
     return image[:, :, top : top + side, left : left + side]
-
-
-def read_face_api(manifest: Path, binary: Path) -> dict[str, Tensor]:
-    """Reads weights in the layout of TensorFlow.js into a torch state.
-
-    The binary holds one array after another in the manifest's order, each raw float32 or quantised:
-    value = min + scale · stored.
-
-    Raises:
-        CapriciousError: the binary is shorter or longer than the manifest says.
-    """
-    entries = [entry for group in json.loads(manifest.read_text(encoding="utf-8")) for entry in group["weights"]]
-    content, at, state = binary.read_bytes(), 0, {}
-    for entry in entries:
-        quantization = entry.get("quantization")
-        dtype = np.dtype((quantization or entry)["dtype"]).newbyteorder("<")
-        count = int(np.prod(entry["shape"]))
-        if at + count * dtype.itemsize > len(content):
-            raise CapriciousError(f"{binary} ends before {entry['name']}, which {manifest.name} lists")
-        values = np.frombuffer(content, dtype, count, at).astype(np.float32)
-        at += count * dtype.itemsize
-        if quantization:
-            values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
-        name, value = _to_torch(entry["name"], values.reshape(entry["shape"]))
-        state[name] = torch.from_numpy(np.ascontiguousarray(value))
-    if at != len(content):
-        raise CapriciousError(f"{binary} has {len(content) - at} bytes more than {manifest.name} lists")
-    return state
-
-
-def _to_torch(name: str, value: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
-    *path, kind = name.split("/")
-    if kind == "depthwise_filter":  # height, width, channel, 1
-        return ".".join([*path, "depthwise.weight"]), value.transpose(2, 3, 0, 1)
-    if kind in ("pointwise_filter", "filters"):  # height, width, input, output
-        parts = ["pointwise", "weight"] if kind == "pointwise_filter" else ["weight"]
-        return ".".join([*path, *parts]), value.transpose(3, 2, 0, 1)
-    if kind == "weights":  # input, output
-        return ".".join([*path, "weight"]), value.T
-    if path[-1].startswith("separable_conv"):
-        path.append("pointwise")
-    return ".".join([*path, kind]), value

@@ -124,6 +124,20 @@ REGISTRY: dict[str, Weight] = {
             (_FACE_API + "age_gender_model.bin",),
         ),
         Weight(
+            "face-api-expression-manifest",
+            "5b349c17c7836da506e03422cd6461c74085d8bb2713ad4114647dc5d28174c8",
+            6_980,
+            *_MIT,
+            (_FACE_API + "face_expression_model-weights_manifest.json",),
+        ),
+        Weight(
+            "face-api-expression",
+            "9a9840f2cf1f4c7eab95f197512569345c00d2426754d4608b92af30e0300f3d",
+            329_468,
+            *_MIT,
+            (_FACE_API + "face_expression_model.bin",),
+        ),
+        Weight(
             "bisenet",
             "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
             53_289_463,
