@@ -32,7 +32,7 @@ def face_in(picture: np.ndarray, quad: np.ndarray) -> Face:
     disc = np.hypot(x - R / 2, y - R / 2) < 0.36 * R
     labels = np.where(disc, np.where(y < R / 3, HAIR, SKIN), 0).astype(np.uint8)
     crop = align(picture, quad, R)
-    return Face(crop, labels, np.zeros((68, 2), np.float32), quad, Attributes(), {}, 1.0, 1.0, 1.0)
+    return Face(crop, labels, np.zeros((68, 2), np.float32), quad, Attributes(), {}, 1, 1, np.zeros(3), 1, 1)
 
 
 ASTRONAUT = face_in(PHOTO, square(224, 116, 200, 8))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from capricious.data.prepared import PreparedDataset, is_done, read_rejects, shard_uri, write_manifest, write_shard
+from capricious.data import prepared
+from capricious.data.prepared import PreparedDataset, read_receipts, read_rejects, reopen, spread, write_manifest
 from capricious.data.records import Portrait, portrait_id, split_of
 from capricious.errors import CapriciousError
 from capricious.faces.attributes import Attributes
@@ -23,13 +24,21 @@ def a_portrait(number: int, split: str = "train") -> Portrait:
         attributes=Attributes(age=number, glasses="sun", emotion=(0.5, 0.5, 0, 0, 0, 0, 0, 0)),
         attribute_source={"age": "label", "gender": None, "glasses": "estimated", "smile": None, "emotion": "label"},
         detection_score=0.5,
+        landmark_score=0.75,
+        pose=np.array([-30, 5, 1.5], np.float32),
         resolution_score=2.0,
         inside_score=1.0,
+        perceptual_hash=rng.bytes(32),
         license="CC0",
     )
 
 
 REJECT = {"uri": "notes.txt", "stage": "decode", "reason": "not-a-picture", "detail": "…"}
+
+
+def write_shard(out, shard, portraits, rejects):
+    pictures = len(portraits) + len(rejects)
+    prepared.write_shard(out, shard, portraits, rejects, pictures=pictures, seconds={"decode": 0.25})
 
 
 def same(a: Portrait, b: Portrait) -> bool:
@@ -47,7 +56,7 @@ def test_what_is_written_is_read(tmp_path):
     assert [same(train.portrait(i), a_portrait(n)) for i, n in enumerate((1, 3))] == [True, True]
     assert len(test) == 1 and same(test.portrait(0), a_portrait(2, "test"))
     assert len(PreparedDataset(out, None)) == 3
-    assert read_rejects(out) == [REJECT]
+    assert list(read_rejects(out)) == [REJECT]
 
 
 def test_the_fingerprint_follows_the_content(tmp_path):
@@ -69,13 +78,38 @@ def test_an_incomplete_dataset_is_refused_with_the_remedy(tmp_path):
         write_manifest(out, 2, {}, 64)
 
 
-def test_a_shard_is_done_when_its_portraits_are_there(tmp_path):
+def test_a_shard_is_done_when_its_receipt_is_there(tmp_path):
     out = str(tmp_path)
+    assert read_receipts(out) == {}
     write_shard(out, 0, [], [REJECT])
-    assert is_done(out, 0) and not is_done(out, 1)
-    (tmp_path / "portraits" / "part-00000.parquet").unlink()
-    assert not is_done(out, 0)
-    assert shard_uri(out, "rejects", 0).endswith("rejects/part-00000.parquet")
+    write_shard(out, 2, [a_portrait(1)], [])
+    receipts = read_receipts(out)
+    assert sorted(receipts) == [0, 2]
+    assert [(r["pictures"], r["portraits"], r["rejects"]) for r in receipts.values()] == [(1, 0, 1), (1, 1, 0)]
+    assert receipts[2]["seconds"] == {"decode": 0.25}
+
+
+def test_a_reopened_dataset_is_incomplete_until_its_shards_are_written_anew(tmp_path):
+    out = str(tmp_path)
+    write_shard(out, 0, [a_portrait(1)], [])
+    write_shard(out, 1, [], [REJECT])
+    write_manifest(out, 2, {}, 64)
+    reopen(out, [1])
+    assert sorted(read_receipts(out)) == [0]
+    with pytest.raises(CapriciousError, match="not a complete"):
+        PreparedDataset(out)
+    write_shard(out, 1, [a_portrait(2)], [])
+    write_manifest(out, 2, {}, 64)
+    assert len(PreparedDataset(out)) == 2
+
+
+def test_portraits_are_read_spread_over_the_shards(tmp_path):
+    out = str(tmp_path)
+    for shard, numbers in enumerate(([1, 2, 3], [], [4, 5, 6, 7, 8, 9])):
+        write_shard(out, shard, [a_portrait(n) for n in numbers], [])
+    write_manifest(out, 3, {}, 64)
+    assert [p.source_uri for p in spread(out, 3)] == [f"s3://museum/{n}.jpg" for n in (1, 4, 7)]
+    assert len(spread(out, 99)) == 9
 
 
 def test_an_empty_split_is_refused(tmp_path):

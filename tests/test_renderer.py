@@ -53,7 +53,17 @@ def face_at(quad, attributes) -> Face:
     labels[15:55, 18:48], labels[5:15, 15:50], labels[27:31, 22:30] = SKIN, HAIR, EYES
     quad = np.array(quad, np.float32)
     return Face(
-        align(astronaut(), quad, R), labels, quad.mean(0) + np.zeros((68, 2), np.float32), quad, attributes, {}, 1, 4, 1
+        align(astronaut(), quad, R),
+        labels,
+        quad.mean(0) + np.zeros((68, 2), np.float32),
+        quad,
+        attributes,
+        attribute_source={},
+        detection_score=1,
+        landmark_score=1,
+        pose=np.zeros(3, np.float32),
+        resolution_score=4,
+        inside_score=1,
     )
 
 

@@ -132,7 +132,7 @@ def test_annotation_pictures_show_crop_landmarks_and_classes() -> None:
     at[8] = (32, 60)  # the chin, away from the rest
     labels = np.full((64, 64), SKIN, np.uint8)
     landmarks = to_source(at, quad, 64).astype(np.float32)
-    face = Face(align(photo, quad, 64), labels, landmarks, quad, Attributes(), {}, 1.0, 1.0, 1.0)
+    face = Face(align(photo, quad, 64), labels, landmarks, quad, Attributes(), {}, 1, 1, np.zeros(3), 1, 1)
     crop, drawn, coloured = annotation_picture(face, size=256)
     assert crop.shape == drawn.shape == coloured.shape == (256, 256, 3)
     changed = (np.abs(crop.astype(int) - drawn) > 60).any(-1)

@@ -6,6 +6,7 @@ Two steps of training make no model: the pictures that come out show wiring only
 import json
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster.prepare import SHEET, PrepareConfig, annotation_sheet, prepare
 from capricious.cluster.render import RenderConfig, read_ledger, render
 from capricious.cluster.train import TrainConfig, run_training
-from capricious.data.prepared import PreparedDataset, read_rejects
+from capricious.data.prepared import PreparedDataset, read_rejects, spread
 from capricious.errors import CapriciousError
 from capricious.faces.image import decode, encode
 from capricious.model.bundle import load_bundle
@@ -69,7 +70,7 @@ def collection(tmp_path_factory):
 def prepare_config(collection, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared")
     annotator = AnnotatorConfig(resolution=R)
-    return PrepareConfig(str(collection), str(out), test_share=0.0, workers=1, annotator=annotator)
+    return PrepareConfig(source=str(collection), out=str(out), test_share=0.0, workers=1, annotator=annotator)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +104,13 @@ def test_labels_win_over_estimates(prepared, prepare_config):
 
 
 def test_the_same_command_resumes_and_another_is_refused(prepared, prepare_config, tmp_path):
-    shards = sorted((tmp_path / prepare_config.out / "portraits").glob("*.parquet"))
+    out = tmp_path / prepare_config.out
+    shards = sorted((out / "portraits").glob("*.parquet"))
     before = {path: path.read_bytes() for path in shards}
     untouched = shards[0].stat().st_mtime_ns
-    shards[1].unlink()
+    shards[1].write_bytes(b"half a shard")  # as if killed between the shard and its receipt
+    (out / "receipts" / "part-00001.json").unlink()
+    (out / "_manifest.json").unlink()
     assert prepare(prepare_config) == prepared
     assert {path: path.read_bytes() for path in shards} == before
     assert shards[0].stat().st_mtime_ns == untouched
@@ -114,13 +118,30 @@ def test_the_same_command_resumes_and_another_is_refused(prepared, prepare_confi
         prepare(PrepareConfig(**{**vars(prepare_config), "quality": 50}))
 
 
+def test_rejects_are_tried_again_on_request(collection, ray_cluster, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes((collection / "astronaut.jpg").read_bytes())
+    (folder / "labels.csv").write_text("file,age\ngood.jpg,40\nlate.png,41\n")
+    config = PrepareConfig(
+        source=str(folder), out=str(tmp_path / "out"), workers=1, annotator=AnnotatorConfig(resolution=R)
+    )
+    first = prepare(config)
+    assert (first.portraits, first.reasons) == (1, {"read: not-found": 1})
+    (folder / "late.png").write_bytes((collection / "mirrored.png").read_bytes())
+    assert prepare(config) == first  # what is done stays done,
+    again = prepare(replace(config, retry_rejects=True))  # until it is asked for
+    assert (again.portraits, again.rejects) == (2, 0)
+    assert PreparedDataset(config.out, None).portrait(1).attributes.age == 41
+
+
 def test_prepare_leaves_a_sheet_to_look_at(prepared, prepare_config, tmp_path):
     assert decode((tmp_path / prepare_config.out / SHEET).read_bytes(), name="sheet").ndim == 3
 
 
 def test_a_sheet_of_any_number_of_portraits(prepared, prepare_config):
-    dataset = PreparedDataset(prepare_config.out, None)
-    one, two, three = (decode(annotation_sheet(dataset, count), name="sheet").shape for count in (1, 2, 3))
+    portraits = spread(prepare_config.out, 3)
+    one, two, three = (decode(annotation_sheet(portraits[:n]), name="sheet").shape for n in (1, 2, 3))
     assert one[1] < two[1]  # the second portrait stands beside the first,
     assert two[0] < three[0]  # the third below
 
@@ -141,7 +162,7 @@ def test_training_through_ray_reports_and_leaves_a_bundle(trained, prepare_confi
 
 
 def test_rendering_through_ray(trained, collection, tmp_path):
-    config = RenderConfig(str(collection), trained["bundle"], str(tmp_path), ages="20,70", workers=1)
+    config = RenderConfig(source=str(collection), bundle=trained["bundle"], out=str(tmp_path), ages="20,70", workers=1)
     outcome = render(config)
     assert (outcome.pictures, outcome.rendered) == (8, 3)
     ledger = by_name(read_ledger(str(tmp_path)))

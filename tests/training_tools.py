@@ -63,8 +63,11 @@ def made_up_portraits(count: int, seed: int = 0) -> list[Portrait]:
                 attributes=Attributes(age=age, gender=float(i % 2)),
                 attribute_source={},
                 detection_score=1.0,
+                landmark_score=1.0,
+                pose=np.zeros(3, np.float32),
                 resolution_score=1.0,
                 inside_score=1.0,
+                perceptual_hash=b"",
                 license="",
             )
         )
@@ -73,7 +76,7 @@ def made_up_portraits(count: int, seed: int = 0) -> list[Portrait]:
 
 def write_dataset(folder: Path, count: int = 10, seed: int = 0) -> str:
     """Writes a prepared dataset of made-up portraits and returns its path."""
-    write_shard(str(folder), 0, made_up_portraits(count, seed), [])
+    write_shard(str(folder), 0, made_up_portraits(count, seed), [], pictures=count, seconds={})
     write_manifest(str(folder), 1, {}, SIZE)
     return str(folder)
 

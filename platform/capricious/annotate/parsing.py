@@ -73,6 +73,22 @@ class BiSeNetParser:
         Raises:
             ValueError: the crop has another shape.
         """
+        classes = self._logits(crop).argmax(0).to(torch.uint8).cpu().numpy()
+        return Parsing(labels=_TO_THREE[classes], glasses=classes == _GLASSES)
+
+    def soft_labels(self, crop: np.ndarray) -> np.ndarray:
+        """Returns what a student learns from: 512×512×3 float32 probabilities of skin, hair and glasses.
+
+        Glasses are part of the skin's probability, too; the background has what skin and hair leave.
+
+        Raises:
+            ValueError: the crop has another shape.
+        """
+        classes = self._logits(crop).softmax(0).cpu().numpy()
+        groups = (classes[_TO_THREE == SKIN].sum(0), classes[_TO_THREE == HAIR].sum(0), classes[_GLASSES])
+        return np.stack(groups, axis=-1)
+
+    def _logits(self, crop: np.ndarray) -> torch.Tensor:
         if crop.shape != (self.size, self.size, 3):
             raise ValueError(f"crop must be {self.size}×{self.size}×3, found: {crop.shape}")
         pixels = torch.from_numpy(np.ascontiguousarray(crop)).to(self._device).permute(2, 0, 1)
@@ -82,7 +98,6 @@ class BiSeNetParser:
         torch.set_num_threads(self._threads)  # a setting of the whole process: put back what was there
         try:
             with torch.inference_mode():
-                classes = self._net(image)[0].argmax(0).to(torch.uint8).cpu().numpy()
+                return self._net(image)[0]
         finally:
             torch.set_num_threads(threads)
-        return Parsing(labels=_TO_THREE[classes], glasses=classes == _GLASSES)

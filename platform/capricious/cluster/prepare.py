@@ -8,60 +8,54 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from capricious.annotate.annotator import Annotator, AnnotatorConfig
+import numpy as np
+
+from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
+from capricious.cluster.plan import BatchConfig, Plan, exit_code, make_plan
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import (
-    ShardWorker,
-    choose_shard_size,
-    exit_code,
-    fix_plan,
-    listing_sha256,
-    run_shards,
-    shards_of,
-)
+from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
-from capricious.data.collections import Kind, Source, read_collection
-from capricious.data.prepared import PreparedDataset, is_done, read_rejects, write_manifest, write_shard
+from capricious.data.collections import Source
+from capricious.data.prepared import (
+    MANIFEST,
+    read_manifest,
+    read_receipts,
+    read_rejects,
+    read_shard,
+    reopen,
+    spread,
+    write_manifest,
+    write_shard,
+)
 from capricious.data.records import Face, Portrait, portrait_id, split_of
-from capricious.errors import CapriciousError
+from capricious.errors import ConfigError
+from capricious.evaluate.prepared_report import REPORT, write_report
 from capricious.faces.image import decode, encode
+from capricious.faces.perceptual_hash import perceptual_hash
 from capricious.render.sheet import annotation_picture, contact_sheet
 
 SHEET = "annotation.png"
 """Contact sheet beside the shards: a number of portraits with what was found."""
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(BatchConfig):
     """What to prepare and how."""
 
-    source: str
-    """Collection: a folder, an s3:// address, or one picture."""
-    out: str
-    """Folder or s3:// address of the prepared dataset. The same command again resumes."""
-    kind: Kind = "auto"
-    """How the collection is labelled; auto takes labels.csv where there is one, UTKFace names, or none."""
-    limit: int = 0
-    """Only this many pictures, spread evenly over the collection; 0 for all."""
     test_share: float = 0.05
-    """Share of the pictures kept for testing, chosen by their hash."""
+    """Share of the pictures kept for testing, chosen by their content."""
     quality: int = 95
     """WebP quality of the stored crops."""
-    shard_size: int = 512
-    """Largest number of pictures in a shard, the most that a crash can lose."""
-    workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
-    failure_share: float = 0.5
-    """Above this share of rejected pictures the exit code is 1 instead of 3."""
+    retry_rejects: bool = False
+    """Try the rejected pictures of an earlier run once more, and only them."""
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.test_share < 1:
-            raise ValueError(f"test_share must be in [0, 1), found: {self.test_share}")
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found: {self.shard_size}")
-        if self.limit < 0 or self.workers < 0:
-            raise ValueError("limit and workers must not be negative")
+            raise ConfigError(f"test_share must be in [0, 1), found: {self.test_share}")
+        if not 1 <= self.quality <= 100:
+            raise ConfigError(f"quality must be in 1…100, found: {self.quality}")
 
 
 @dataclass(frozen=True)
@@ -81,52 +75,74 @@ class PrepareOutcome:
 class AnnotateShard(ShardWorker):
     """Annotates one shard of pictures in a Ray Data actor."""
 
-    def __init__(self, out: str, annotator: AnnotatorConfig, quality: int, test_share: float):
-        self.out = out
-        self.annotator = Annotator(annotator)
-        self.quality = quality
-        self.test_share = test_share
+    def __init__(self, out: str, config: PrepareConfig, retry: frozenset[int]):
+        super().__init__(out)
+        self.config = config
+        self.retry = retry
+        self.annotator = Annotator(config.annotator)
+        self.annotator.stopwatch = self.stopwatch
 
     def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
-        portraits: list[Portrait] = []
+        kept = self._kept(shard) if shard in self.retry else {}
+        portraits = dict(kept)
         rejects: list[dict[str, str]] = []
-        for _, result in self.attempt(sources, self._portraits):
-            if isinstance(result, dict):
-                rejects.append(result)
-            else:
-                portraits.extend(result)
-        write_shard(self.out, shard, portraits, rejects)
-        return {"done": len(portraits), "failed": len(rejects)}
+        with self.stopwatch.stage("shard"):
+            for source, result in self.attempt([s for s in sources if s.uri not in kept], self._portraits):
+                if isinstance(result, dict):
+                    rejects.append(result)
+                else:
+                    portraits[source.uri] = result
+        rows = [row for source in sources for row in portraits.get(source.uri, ())]
+        write_shard(self.out, shard, rows, rejects, pictures=len(sources), seconds=self.stopwatch.lap())
+        return {"done": len(rows), "failed": len(rejects)}
+
+    def _kept(self, shard: int) -> dict[str, list[Portrait]]:
+        """Returns the portraits that an earlier run made of this shard, by their source."""
+        kept: dict[str, list[Portrait]] = {}
+        for row in read_shard(self.out, "portraits", shard).to_pylist():
+            kept.setdefault(row["source_uri"], []).append(Portrait.from_row(row))
+        return kept
 
     def _portraits(self, source: Source, data: bytes) -> list[Portrait]:
-        picture = decode(data, name=source.uri)
+        with self.stopwatch.stage("decode"):
+            picture = decode(data, name=source.uri)
         faces = self.annotator.annotate(picture, source.labels)
-        return [self._portrait(source, data, face, index) for index, face in enumerate(faces)]
+        with self.stopwatch.stage("encode"):
+            split = split_of(content_sha256(picture), self.config.test_share)
+            return [self._portrait(source, data, face, index, split) for index, face in enumerate(faces)]
 
-    def _portrait(self, source: Source, data: bytes, face: Face, index: int) -> Portrait:
+    def _portrait(self, source: Source, data: bytes, face: Face, index: int, split: str) -> Portrait:
         return Portrait(
             id=portrait_id(data, index),
             source_uri=source.uri,
             face=index,
-            split=split_of(hashlib.sha256(data).hexdigest(), self.test_share),
-            image=encode(face.image, "webp", quality=self.quality),
+            split=split,
+            image=encode(face.image, "webp", quality=self.config.quality),
             label_map=encode(face.label_map, "png"),
             landmarks=face.landmarks,
             quad=face.quad,
             attributes=face.attributes,
             attribute_source=face.attribute_source,
             detection_score=face.detection_score,
+            landmark_score=face.landmark_score,
+            pose=face.pose,
             resolution_score=face.resolution_score,
             inside_score=face.inside_score,
+            perceptual_hash=perceptual_hash(face.image),
             license=source.license,
         )
 
 
-def annotation_sheet(dataset: PreparedDataset, count: int = 16) -> bytes:
-    """Returns a PNG of portraits spread evenly over the dataset: crop, landmarks, label map. For people to look at."""
-    chosen = [dataset.portrait(i * len(dataset) // count) for i in range(min(count, len(dataset)))]
+def content_sha256(picture: np.ndarray) -> str:
+    """Fingerprint of the pixels: a file that was only renamed or re-saved without loss keeps its split."""
+    height, width = picture.shape[:2]
+    return hashlib.sha256(f"{height}×{width}".encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+
+
+def annotation_sheet(portraits: list[Portrait]) -> bytes:
+    """Returns a PNG of portraits: crop, landmarks, label map. For people to look at."""
     rows, labels = [], []
-    for portrait in chosen:
+    for portrait in portraits:
         known = portrait.attributes
         rows.append(annotation_picture(portrait.decoded(), 192))
         words = [PurePosixPath(portrait.source_uri).stem]
@@ -136,26 +152,17 @@ def annotation_sheet(dataset: PreparedDataset, count: int = 16) -> bytes:
     # Two portraits to a row of the sheet: three pictures each make a sheet that fits a screen.
     pairs = [left + right for left, right in zip(rows[::2], [*rows[1::2], []], strict=False)]
     names = [" · ".join(labels[i : i + 2]) for i in range(0, len(labels), 2)]
-    columns = ["crop", "landmarks", "label map"] * min(2, len(chosen))
+    columns = ["crop", "landmarks", "label map"] * min(2, len(portraits))
     return encode(contact_sheet(pairs, names, columns, cell=160), "png")
 
 
-def select(sources: list[Source], limit: int) -> list[Source]:
-    """Takes `limit` sources, spread evenly (collections are often sorted by age), or all for 0."""
-    if limit == 0 or limit >= len(sources):
-        return sources
-    return [sources[i * len(sources) // limit] for i in range(limit)]
-
-
-def plan_of(config: PrepareConfig, sources: list[Source]) -> dict[str, Any]:
-    """Everything that determines a prepared dataset."""
+def asked(config: PrepareConfig) -> dict[str, Any]:
+    """Everything besides the collection that determines a prepared dataset."""
     return {
-        "source": config.source,
-        "listing_sha256": listing_sha256(sources),
-        "pictures": len(sources),
         "test_share": config.test_share,
         "quality": config.quality,
         "annotator": asdict(config.annotator),
+        "parser_sha256": parser_sha256(config.annotator),
     }
 
 
@@ -165,27 +172,27 @@ def prepare(config: PrepareConfig) -> PrepareOutcome:
     Raises:
         CapriciousError: nothing to prepare, the output folder belongs to another plan, too few CPUs.
     """
-    out = storage.absolute(config.out)
-    sources = select(read_collection(config.source, config.kind), config.limit)
-    if not sources:
-        raise CapriciousError(f"{config.source} has no files")
     workers = config.workers or cpu_count()
     require_cpus(workers, f"prepare with {workers} workers")
-    size = choose_shard_size(len(sources), workers, config.shard_size)
-    plan = fix_plan(out, plan_of(config, sources), {"shard_size": size})
-    shards = shards_of(sources, plan["shard_size"])
-    todo = {number: shard for number, shard in enumerate(shards) if not is_done(out, number)}
-    if len(todo) < len(shards):
-        print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
-    arguments = {
-        "out": out,
-        "annotator": config.annotator,
-        "quality": config.quality,
-        "test_share": config.test_share,
-    }
-    run_shards(AnnotateShard, arguments, todo, workers, "prepare")
-    manifest = write_manifest(out, len(shards), plan, config.annotator.resolution)
+    plan = make_plan(config, asked(config), workers)
+    receipts = read_receipts(plan.out)
+    retry = frozenset(s for s, receipt in receipts.items() if config.retry_rejects and receipt["rejects"])
+    todo = [shard for shard in range(plan.shards) if shard not in receipts or shard in retry]
+    if todo:
+        storage.remove(storage.join(plan.out, REPORT))
+        reopen(plan.out, retry)
+    run_shards(AnnotateShard, {"out": plan.out, "config": config, "retry": retry}, plan, todo, workers, "prepare")
+    if not all(storage.exists(storage.join(plan.out, name)) for name in (MANIFEST, REPORT)):
+        finish(plan, config)
+    manifest = read_manifest(plan.out)
+    reasons = Counter(f"{row['stage']}: {row['reason']}" for row in read_rejects(plan.out))
+    return PrepareOutcome(plan.pictures, manifest["portraits"], manifest["rejects"], dict(reasons.most_common()))
+
+
+def finish(plan: Plan, config: PrepareConfig) -> None:
+    """Completes a prepared dataset all of whose shards are done: manifest, report, sheet."""
+    storage.remove_partial(plan.out)
+    manifest = write_manifest(plan.out, plan.shards, plan.fields, config.annotator.resolution)
+    write_report(plan.out)
     if manifest["portraits"]:
-        storage.write_atomic(storage.join(out, SHEET), annotation_sheet(PreparedDataset(out, None)))
-    reasons = Counter(f"{row['stage']}: {row['reason']}" for row in read_rejects(out))
-    return PrepareOutcome(len(sources), manifest["portraits"], manifest["rejects"], dict(reasons.most_common()))
+        storage.write_atomic(storage.join(plan.out, SHEET), annotation_sheet(spread(plan.out, 16)))

@@ -14,21 +14,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capricious.annotate.annotator import Annotator, AnnotatorConfig
-from capricious.cluster.prepare import select
+from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
+from capricious.cluster.plan import BatchConfig, exit_code, make_plan
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import (
-    ShardWorker,
-    choose_shard_size,
-    exit_code,
-    fix_plan,
-    listing_sha256,
-    run_shards,
-    shards_of,
-)
+from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
-from capricious.data.collections import Kind, Source, read_collection
-from capricious.errors import CapriciousError
+from capricious.data.collections import Source
 from capricious.faces.image import decode
 from capricious.model.bundle import Bundle, load_bundle
 from capricious.render.gallery import Exhibit, gallery_page
@@ -51,16 +42,12 @@ LEDGER_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class RenderConfig:
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig(BatchConfig):
     """What to render and how."""
 
-    source: str
-    """Collection: a folder, an s3:// address, or one picture."""
     bundle: str
     """Model bundle: a folder or an s3:// address."""
-    out: str
-    """Folder or s3:// address of the sweeps. The same command again resumes."""
     ages: str = "10:80:10"
     """Ages in years: from:to:step, or a list 20,40,60."""
     genders: str = ""
@@ -69,25 +56,14 @@ class RenderConfig:
     """Also render with: none, reading, sun, separated by commas."""
     paintings: Literal["jpeg", "png", "none"] = "jpeg"
     """File format of the whole pictures with their sitters at each age; none for sheets and GIFs alone."""
-    kind: Kind = "auto"
-    """How the collection is labelled, as in prepare."""
-    limit: int = 0
-    """Only this many pictures, spread evenly over the collection; 0 for all."""
     shard_size: int = 64
     """Largest number of pictures in a shard, the most that a crash can lose."""
-    workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
-    failure_share: float = 0.5
-    """Above this share of failed pictures the exit code is 1 instead of 3."""
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     """How faces are found; the resolution is the bundle's."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.sweep  # noqa: B018  (a sweep that cannot be is refused here)
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, found: {self.shard_size}")
-        if self.limit < 0 or self.workers < 0:
-            raise ValueError("limit and workers must not be negative")
 
     @property
     def sweep(self) -> Sweep:
@@ -112,7 +88,8 @@ class RenderShard(ShardWorker):
     """Renders one shard of pictures in a Ray Data actor."""
 
     def __init__(self, config: RenderConfig, out: str):
-        self.config, self.out = config, out
+        super().__init__(out)
+        self.config = config
         bundle = read_bundle(config.bundle)
         self.renderer = Renderer(bundle)
         self.annotator = Annotator(replace(config.annotator, resolution=self.renderer.resolution))
@@ -190,27 +167,20 @@ def render(config: RenderConfig) -> RenderOutcome:
     Raises:
         CapriciousError: nothing to render, the output folder belongs to another plan, too few CPUs.
     """
-    out = storage.absolute(config.out)
-    config = replace(config, source=storage.absolute(config.source), bundle=storage.absolute(config.bundle))
-    sources = select(read_collection(config.source, config.kind), config.limit)
-    if not sources:
-        raise CapriciousError(f"{config.source} has no files")
+    config = replace(config, bundle=storage.absolute(config.bundle))
     workers = config.workers or cpu_count()
     require_cpus(workers, f"render with {workers} workers")
     asked = {
-        "source": config.source,
-        "listing_sha256": listing_sha256(sources),
         "bundle_sha256": read_bundle(config.bundle).sha256,
         "sweep": asdict(config.sweep),
         "paintings": config.paintings,
         "annotator": asdict(config.annotator),
+        "parser_sha256": parser_sha256(config.annotator),
     }
-    plan = fix_plan(out, asked, {"shard_size": choose_shard_size(len(sources), workers, config.shard_size)})
-    shards = shards_of(sources, plan["shard_size"])
-    todo = {n: shard for n, shard in enumerate(shards) if not storage.exists(ledger_uri(out, n))}
-    if len(todo) < len(shards):
-        print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
-    run_shards(RenderShard, {"config": config, "out": out}, todo, workers, "render")
+    plan = make_plan(config, asked, workers)
+    out = plan.out
+    todo = [shard for shard in range(plan.shards) if not storage.exists(ledger_uri(out, shard))]
+    run_shards(RenderShard, {"config": config, "out": out}, plan, todo, workers, "render")
     ledger = read_ledger(out)
     done = [row for row in ledger if row["status"] == "ok"]
     introduction = f"{len(done)} of {len(ledger)} pictures, re-rendered at other ages."

@@ -2,10 +2,11 @@
 
 ::
 
-    out/_plan.json                    what was asked for; written first
+    out/_plan.json                    what was asked for (cluster.plan)
     out/rejects/part-00000.parquet    inputs of shard 0 that could not be used, and why
-    out/portraits/part-00000.parquet  portraits of shard 0; its presence says that the shard is done
-    out/_manifest.json                counts and hashes; its presence says that the dataset is complete
+    out/portraits/part-00000.parquet  portraits of shard 0
+    out/receipts/part-00000.json      counts, hash and seconds of shard 0; its presence says that the shard is done
+    out/_manifest.json                all receipts; its presence says that the dataset is complete
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -32,13 +34,26 @@ def shard_uri(out: str, table: str, shard: int) -> str:
     return storage.join(out, table, f"part-{shard:05d}.parquet")
 
 
-def is_done(out: str, shard: int) -> bool:
-    """Says whether a shard was written completely."""
-    return storage.exists(shard_uri(out, "portraits", shard))
+def receipt_uri(out: str, shard: int) -> str:
+    """Names the receipt of one shard."""
+    return storage.join(out, "receipts", f"part-{shard:05d}.json")
 
 
-def write_shard(out: str, shard: int, portraits: Iterable[Portrait], rejects: Iterable[dict[str, str]]) -> None:
-    """Writes one shard: rejects first, then portraits, each atomically; rewriting gives the same bytes."""
+def write_shard(
+    out: str,
+    shard: int,
+    portraits: Iterable[Portrait],
+    rejects: Iterable[dict[str, str]],
+    *,
+    pictures: int,
+    seconds: Mapping[str, float],
+) -> None:
+    """Writes one shard: rejects, portraits and then the receipt, each atomically.
+
+    Args:
+        pictures: number of inputs of the shard.
+        seconds: where the time went, by stage; kept in the receipt.
+    """
     tables = {
         "rejects": pa.Table.from_pylist(list(rejects), REJECT_SCHEMA),
         "portraits": pa.Table.from_pylist([p.row() for p in portraits], PORTRAIT_SCHEMA),
@@ -47,27 +62,48 @@ def write_shard(out: str, shard: int, portraits: Iterable[Portrait], rejects: It
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         storage.write_atomic(shard_uri(out, name, shard), buffer.getvalue())
+    receipt = {
+        "shard": shard,
+        "pictures": pictures,
+        "portraits": len(tables["portraits"]),
+        "rejects": len(tables["rejects"]),
+        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),  # of the portraits, written last
+        "seconds": {name: round(value, 4) for name, value in sorted(seconds.items())},
+    }
+    storage.write_atomic(receipt_uri(out, shard), json.dumps(receipt).encode())
+
+
+def read_receipts(out: str) -> dict[int, dict[str, Any]]:
+    """Reads the receipts of all shards that are done, by shard."""
+    folder = storage.join(out, "receipts")
+    if not storage.exists(folder):
+        return {}
+    files = [uri for uri in storage.list_files(folder) if uri.endswith(".json")]
+    with ThreadPoolExecutor(16) as threads:  # small files in a far store: waiting is all it costs
+        receipts = map(json.loads, threads.map(storage.read, files))
+        return {receipt["shard"]: receipt for receipt in receipts}
+
+
+def reopen(out: str, shards: Iterable[int]) -> None:
+    """Declares shards not done, and the dataset incomplete. Their tables stay until they are written anew."""
+    storage.remove(storage.join(out, MANIFEST))
+    for shard in shards:
+        storage.remove(receipt_uri(out, shard))
 
 
 def write_manifest(out: str, shards: int, plan: dict[str, Any], resolution: int) -> dict[str, Any]:
-    """Counts and hashes all shards and writes the manifest that completes the dataset; returns it.
+    """Collects the receipts of all shards into the manifest that completes the dataset; returns it.
 
     Raises:
         CapriciousError: a shard is missing.
     """
-    entries = []
-    for shard in range(shards):
-        if not is_done(out, shard):
-            raise CapriciousError(f"shard {shard} of {out} is missing; run the same command again to finish it")
-        data = storage.read(shard_uri(out, "portraits", shard))
-        entries.append(
-            {
-                "shard": shard,
-                "portraits": pq.read_metadata(io.BytesIO(data)).num_rows,
-                "rejects": len(read_rejects_shard(out, shard)),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        )
+    receipts = read_receipts(out)
+    missing = [shard for shard in range(shards) if shard not in receipts]
+    if missing:
+        raise CapriciousError(f"shard {missing[0]} of {out} is missing; run the same command again to finish it")
+    entries = [{**receipts[shard]} for shard in range(shards)]
+    for entry in entries:
+        del entry["seconds"]  # the manifest's hash names the content; how long it took is not part of it
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "resolution": resolution,
@@ -80,15 +116,50 @@ def write_manifest(out: str, shards: int, plan: dict[str, Any], resolution: int)
     return manifest
 
 
-def read_rejects_shard(out: str, shard: int) -> list[dict[str, str]]:
-    """Reads the rejects of one shard as rows of REJECT_SCHEMA."""
-    return pq.read_table(io.BytesIO(storage.read(shard_uri(out, "rejects", shard)))).to_pylist()
+def read_manifest(out: str) -> dict[str, Any]:
+    """Reads the manifest of a complete dataset.
+
+    Raises:
+        CapriciousError: incomplete, or of another schema version.
+    """
+    if not storage.exists(storage.join(out, MANIFEST)):
+        raise CapriciousError(
+            f"{out} is not a complete prepared dataset ({MANIFEST} is missing); "
+            f"finish it with: python jobs/prepare.py --source … --out {out}"
+        )
+    manifest = json.loads(storage.read(storage.join(out, MANIFEST)))
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise CapriciousError(
+            f"{out} has schema version {manifest['schema_version']}, this code reads {SCHEMA_VERSION}; prepare it again"
+        )
+    return manifest
 
 
-def read_rejects(out: str) -> list[dict[str, str]]:
-    """Reads all rejects of a complete dataset."""
-    shards = json.loads(storage.read(storage.join(out, MANIFEST)))["shards"]
-    return [row for entry in shards for row in read_rejects_shard(out, entry["shard"])]
+def read_shard(out: str, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
+    """Reads one shard of "portraits" or "rejects", or some of its columns."""
+    return pq.read_table(io.BytesIO(storage.read(shard_uri(out, table, shard))), columns=columns)
+
+
+def read_rejects(out: str) -> Iterator[dict[str, str]]:
+    """Yields the rejects of a complete dataset as rows of REJECT_SCHEMA."""
+    for entry in read_manifest(out)["shards"]:
+        if entry["rejects"]:
+            yield from read_shard(out, "rejects", entry["shard"]).to_pylist()
+
+
+def spread(out: str, count: int) -> list[Portrait]:
+    """Reads at most `count` portraits, spread evenly over a complete dataset; the rest of it is not kept in memory."""
+    manifest = read_manifest(out)
+    total = manifest["portraits"]
+    wanted = [i * total // min(count, total) for i in range(min(count, total))]
+    portraits, before = [], 0
+    for entry in manifest["shards"]:
+        here = [i - before for i in wanted if before <= i < before + entry["portraits"]]
+        if here:
+            rows = read_shard(out, "portraits", entry["shard"]).take(here).to_pylist()
+            portraits += [Portrait.from_row(row) for row in rows]
+        before += entry["portraits"]
+    return portraits
 
 
 class PreparedDataset:
@@ -103,23 +174,11 @@ class PreparedDataset:
     """
 
     def __init__(self, path: str, split: str | None = "train"):
-        manifest_uri = storage.join(path, MANIFEST)
-        if not storage.exists(manifest_uri):
-            raise CapriciousError(
-                f"{path} is not a complete prepared dataset ({MANIFEST} is missing); "
-                f"finish it with: python jobs/prepare.py --source … --out {path}"
-            )
-        manifest_bytes = storage.read(manifest_uri)
-        manifest = json.loads(manifest_bytes)
-        if manifest["schema_version"] != SCHEMA_VERSION:
-            raise CapriciousError(
-                f"{path} has schema version {manifest['schema_version']}, this code reads {SCHEMA_VERSION}; "
-                "prepare it again"
-            )
+        manifest = read_manifest(path)
         self.path = path
         self.resolution: int = manifest["resolution"]
-        self.fingerprint = hashlib.sha256(manifest_bytes).hexdigest()
-        shards = [pq.read_table(io.BytesIO(storage.read(_uri(path, e)))) for e in manifest["shards"]]
+        self.fingerprint = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        shards = [read_shard(path, "portraits", entry["shard"]) for entry in manifest["shards"]]
         rows = pa.concat_tables(shards or [PORTRAIT_SCHEMA.empty_table()])
         if split is not None:
             rows = rows.filter(pc.equal(rows["split"], split))
@@ -133,7 +192,3 @@ class PreparedDataset:
     def portrait(self, index: int) -> Portrait:
         """Returns one portrait, 0 ≤ index < len(self)."""
         return Portrait.from_row(self._rows.slice(index, 1).to_pylist()[0])
-
-
-def _uri(path: str, entry: dict[str, Any]) -> str:
-    return shard_uri(path, "portraits", entry["shard"])

@@ -15,7 +15,7 @@ from capricious.errors import Rejection
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _ATTRIBUTES = pa.struct(
     [
@@ -41,8 +41,11 @@ PORTRAIT_SCHEMA = pa.schema(
         ("attributes", _ATTRIBUTES),
         ("attribute_source", _ATTRIBUTE_SOURCE),  # label | estimated | null
         ("detection_score", pa.float32()),  # 0…1
+        ("landmark_score", pa.float32()),  # 0…1
+        ("pose", pa.list_(pa.float32(), 3)),  # yaw, pitch, roll of the head in degrees
         ("resolution_score", pa.float32()),  # source pixels per crop pixel, along one side
         ("inside_score", pa.float32()),  # share of the crop that lies inside of the picture
+        ("perceptual_hash", pa.binary()),  # of the crop: near-duplicates differ in few bits
         ("license", pa.string()),
     ]
 )
@@ -62,6 +65,8 @@ class Face:
             bottom right, top right.
         attributes, attribute_source: what is known of the sitter and from where ("label" | "estimated").
         detection_score: 0…1.
+        landmark_score: 0…1, how sure the landmark backend is; 1 where it cannot tell.
+        pose: 3 float32: yaw, pitch and roll of the head in degrees (annotate.pose).
         resolution_score: source pixels per crop pixel along one side; below 1 the crop is enlarged.
         inside_score: share of the crop that lies inside of the picture, 0…1.
     """
@@ -73,6 +78,8 @@ class Face:
     attributes: Attributes
     attribute_source: dict[str, str | None]
     detection_score: float
+    landmark_score: float
+    pose: np.ndarray
     resolution_score: float
     inside_score: float
 
@@ -82,7 +89,8 @@ class Portrait:
     """One face of one picture, ready for training or rendering.
 
     `image` and `label_map` are encoded bytes (they stay small between stages); `landmarks` is 68×2
-    and `quad` 4×2 float32 in pixels of the source picture. The scores are explained in PORTRAIT_SCHEMA.
+    and `quad` 4×2 float32 in pixels of the source picture; `pose` is 3 float32.
+    The scores are explained in PORTRAIT_SCHEMA.
     """
 
     id: str
@@ -96,8 +104,11 @@ class Portrait:
     attributes: Attributes
     attribute_source: dict[str, str | None]
     detection_score: float
+    landmark_score: float
+    pose: np.ndarray
     resolution_score: float
     inside_score: float
+    perceptual_hash: bytes
     license: str
 
     def row(self) -> dict[str, Any]:
@@ -105,6 +116,7 @@ class Portrait:
         row = {name: getattr(self, name) for name in PORTRAIT_SCHEMA.names}
         row["landmarks"] = np.asarray(self.landmarks, np.float32).ravel().tolist()
         row["quad"] = np.asarray(self.quad, np.float32).ravel().tolist()
+        row["pose"] = np.asarray(self.pose, np.float32).tolist()
         row["attributes"] = asdict(self.attributes)
         return row
 
@@ -114,6 +126,7 @@ class Portrait:
         values = dict(row)
         values["landmarks"] = np.asarray(row["landmarks"], np.float32).reshape(68, 2)
         values["quad"] = np.asarray(row["quad"], np.float32).reshape(4, 2)
+        values["pose"] = np.asarray(row["pose"], np.float32)
         values["attributes"] = Attributes(**row["attributes"])
         return cls(**values)
 

@@ -1,0 +1,66 @@
+"""What the student learns from: aligned crops with the teacher's soft labels, as rows of Parquet."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from capricious.annotate.parsing import BiSeNetParser
+from capricious.faces.align import align
+from capricious.faces.image import decode, encode
+
+SIZE = 256
+"""Side of the crops in pixels: what the student sees."""
+
+TARGET_SCHEMA = pa.schema(
+    [
+        ("collection", pa.string()),  # the address of the collection that the picture belongs to
+        ("source_uri", pa.string()),
+        ("split", pa.string()),  # train | test
+        ("image", pa.binary()),  # aligned crop, WebP
+        ("soft_labels", pa.binary()),  # PNG; red, green, blue: probability of skin, hair, glasses, times 255
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One crop and what the teacher says of it; both encoded."""
+
+    collection: str
+    source_uri: str
+    split: str
+    image: bytes
+    soft_labels: bytes
+
+    def row(self) -> dict[str, Any]:
+        """Returns the target as one row of TARGET_SCHEMA."""
+        return {name: getattr(self, name) for name in TARGET_SCHEMA.names}
+
+    def decoded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the crop and the soft labels, both SIZE×SIZE×3 uint8."""
+        return decode(self.image, name=self.source_uri), np.asarray(Image.open(io.BytesIO(self.soft_labels)))
+
+
+def make_target(picture: np.ndarray, quad: np.ndarray, teacher: BiSeNetParser, **known: str) -> Target:
+    """Aligns one face and asks the teacher.
+
+    Args:
+        picture: H×W×3 uint8.
+        quad: 4×2 corners of the crop, source pixels.
+        teacher: sees the face at its own size, 512 px; what it says is averaged down to SIZE.
+        known: collection, source_uri and split of the target.
+    """
+    soft = teacher.soft_labels(align(picture, quad, teacher.size))
+    factor = teacher.size // SIZE
+    soft = soft.reshape(SIZE, factor, SIZE, factor, 3).mean((1, 3))
+    return Target(
+        image=encode(align(picture, quad, SIZE), "webp", quality=95),
+        soft_labels=encode(np.rint(soft * 255).astype(np.uint8), "png"),
+        **known,
+    )

@@ -1,0 +1,115 @@
+"""Our parser's network: the MobileNetV2-UNet of the paper, in a light form.
+
+The encoder is MobileNetV2 (Sandler et al. 2018, table 2) without its last 1×1 convolution, in torchvision's
+layout so that its ImageNet weights load strictly. The decoder climbs from 1/32 to 1/2 of the input as a U-Net
+(Ronneberger et al. 2015), each step a separable convolution over the upsampled features and the encoder's of that
+size. Its four logits are for background, skin, hair (softmax) and glasses (sigmoid): glasses lie on the skin.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOGITS = ("background", "skin", "hair", "glasses")
+
+# Table 2 of the MobileNetV2 paper: expansion, channels, repeats, stride.
+_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_TAPS = (1, 3, 6, 13, 17)
+"""Blocks after which the features still have 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's side."""
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU6(),
+    )
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: widen, depthwise convolution, project without activation (paper, figure 3b)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
+        super().__init__()
+        wide = inputs * expansion
+        self.residual = stride == 1 and inputs == outputs
+        self.conv = nn.Sequential(
+            *([_conv(inputs, wide, 1)] if expansion > 1 else []),
+            _conv(wide, wide, 3, stride, groups=wide),
+            nn.Conv2d(wide, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """The encoder: features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's side."""
+
+    CHANNELS = (16, 24, 32, 96, 320)
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [_conv(3, 32, stride=2)]
+        channels = 32
+        for expansion, outputs, repeats, stride in _STAGES:
+            for repeat in range(repeats):
+                blocks.append(InvertedResidual(channels, outputs, expansion, stride if repeat == 0 else 1))
+                channels = outputs
+        self.features = nn.Sequential(*blocks)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        taps = []
+        x = image
+        for number, block in enumerate(self.features):
+            x = block(x)
+            if number in _TAPS:
+                taps.append(x)
+        return taps
+
+
+class Up(nn.Module):
+    """One step of the decoder: doubles the side and merges the encoder's features of that size."""
+
+    def __init__(self, inputs: int, skip: int, outputs: int):
+        super().__init__()
+        self.merge = nn.Sequential(
+            _conv(inputs + skip, inputs + skip, groups=inputs + skip),
+            _conv(inputs + skip, outputs, 1),
+            _conv(outputs, outputs, groups=outputs),
+            _conv(outputs, outputs, 1),
+        )
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.merge(torch.cat([F.interpolate(x, scale_factor=2.0), skip], 1))
+
+
+class ParsingUNet(nn.Module):
+    """B×3×S×S image, ImageNet-normalised, S a multiple of 32 → B×4×S/2×S/2 LOGITS.
+
+    Half the side is enough: a boundary is placed by interpolating the logits, finer than their grid.
+    """
+
+    WIDTHS = (128, 96, 64, 48, 32)
+    """Channels of the decoder at 1/32, 1/16, 1/8, 1/4 and 1/2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = MobileNetV2()
+        skips = MobileNetV2.CHANNELS[::-1]
+        self.bottom = _conv(skips[0], self.WIDTHS[0], 1)
+        self.ups = nn.ModuleList(
+            Up(inputs, skip, outputs)
+            for inputs, skip, outputs in zip(self.WIDTHS, skips[1:], self.WIDTHS[1:], strict=False)
+        )
+        self.head = nn.Conv2d(self.WIDTHS[-1], len(LOGITS), 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        *skips, x = self.encoder(image)
+        x = self.bottom(x)
+        for up, skip in zip(self.ups, skips[::-1], strict=True):
+            x = up(x, skip)
+        return self.head(x)

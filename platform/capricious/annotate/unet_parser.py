@@ -1,0 +1,116 @@
+"""Our parser at work: the distilled MobileNetV2-UNet, from the weights that ship with the package."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from capricious.annotate.onnx_session import onnx_session
+from capricious.annotate.parsing import Parsing
+from capricious.annotate.unet import ParsingUNet
+from capricious.errors import CapriciousError
+
+WEIGHTS = Path(__file__).with_name("parser") / "parser.safetensors"
+"""The shipped weights; MODEL_CARD.md beside them says what they were made from and how good they are."""
+
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255.0
+_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255.0
+
+
+class UNetParser:
+    """Parses 256×256 crops by our own network, ten to twenty times faster than its teacher.
+
+    On a CPU the network runs in ONNX Runtime, with batch normalisation folded into the convolutions: half the
+    time of torch. On a GPU it runs in torch.
+    """
+
+    size = 256
+
+    def __init__(self, device: str = "cpu", threads: int = 1, path: Path = WEIGHTS):
+        net = load_unet(path)
+        self._run = _in_onnx(net, self.size, threads) if device == "cpu" else _in_torch(net, torch.device(device))
+
+    def parse(self, crop: np.ndarray) -> Parsing:
+        """Parses a 256×256×3 uint8 crop.
+
+        Raises:
+            ValueError: the crop has another shape.
+        """
+        if crop.shape != (self.size, self.size, 3):
+            raise ValueError(f"crop must be {self.size}×{self.size}×3, found: {crop.shape}")
+        return parsing_of(self._run(((crop - _MEAN) / _STD).transpose(2, 0, 1)[None])[0])
+
+
+def _in_onnx(net: ParsingUNet, size: int, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    session = onnx_session(as_onnx(net, size), threads)
+    return lambda image: session.run(["logits"], {"image": image})[0]
+
+
+def _in_torch(net: ParsingUNet, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    net = net.to(device)
+
+    def run(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return net(torch.from_numpy(image).to(device)).cpu().numpy()
+
+    return run
+
+
+def parsing_of(logits: np.ndarray) -> Parsing:
+    """Turns 4×S/2×S/2 logits (unet.LOGITS) into a parsing of S×S.
+
+    The logits, not the classes, are interpolated: that places a boundary between their grid's pixels.
+    """
+    size = 2 * logits.shape[1]
+    large = cv2.resize(logits.transpose(1, 2, 0), (size, size), interpolation=cv2.INTER_LINEAR)
+    return Parsing(large[..., :3].argmax(2).astype(np.uint8), large[..., 3] > 0.0)
+
+
+def save_unet(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes weights as the package ships them: convolutions in half precision, which halves the file.
+
+    Batch normalisation keeps single precision: its variances leave the range of half floats.
+    """
+    halved = {n: v.half() if v.ndim == 4 else v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in halved.items()}, path)
+
+
+def load_unet(path: Path) -> ParsingUNet:
+    """Reads what save_unet() wrote, in single precision and ready for inference.
+
+    Raises:
+        CapriciousError: the file is missing or of another network.
+    """
+    if not path.is_file():
+        raise CapriciousError(f"the parser's weights are missing at {path}; train them with jobs/train_parser.py")
+    net = ParsingUNet()
+    state = {name: value.float() for name, value in load_file(path).items()}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise CapriciousError(f"{path} is of another network: {(missing + unexpected)[0]} does not fit")
+    return net.eval().requires_grad_(False)
+
+
+def as_onnx(net: ParsingUNet, size: int) -> bytes:
+    """Returns the network as an ONNX program for one size×size picture: "image" → "logits"."""
+    program = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no further packages is called legacy
+        torch.onnx.export(
+            net,
+            (torch.zeros(1, 3, size, size),),
+            program,  # type: ignore[arg-type]  # any file will do, says its documentation
+            input_names=["image"],
+            output_names=["logits"],
+            dynamo=False,
+        )
+    return program.getvalue()

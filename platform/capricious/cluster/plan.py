@@ -1,0 +1,196 @@
+"""The plan of a batch job, on disk: which inputs, cut into which shards. The driver holds none of them in memory.
+
+::
+
+    out/plan/part-00000.parquet   the inputs of shard 0, with their labels
+    out/_plan.json                what was asked for, and how many inputs and shards there are; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capricious.data import storage
+from capricious.data.collections import SOURCE_SCHEMA, Kind, Source, read_collection
+from capricious.errors import CapriciousError, ConfigError
+
+PLAN = "_plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """What all batch jobs over a collection have in common."""
+
+    source: str
+    """Collection: a folder, a table, an archive, an s3:// or https:// address, or one picture."""
+    out: str
+    """Folder or s3:// address of the output. The same command again resumes."""
+    kind: Kind = "auto"
+    """How the collection is stored and labelled (docs/collections.md); auto looks."""
+    limit: int = 0
+    """Only this many pictures, spread evenly over the collection; 0 for all."""
+    shard_size: int = 512
+    """Largest number of pictures in a shard, the most that a crash can lose."""
+    workers: int = 0
+    """Ray actors, one CPU each; 0 for one per CPU."""
+    failure_share: float = 0.5
+    """Above this share of failed pictures the exit code is 1 instead of 3."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ConfigError(f"shard_size must be at least 1, found: {self.shard_size}")
+        if self.limit < 0 or self.workers < 0:
+            raise ConfigError("limit and workers must not be negative")
+        if not 0.0 <= self.failure_share <= 1.0:
+            raise ConfigError(f"failure_share must be in 0…1, found: {self.failure_share}")
+
+    def sources(self) -> Iterator[Source]:
+        """Lists the inputs, one after the other."""
+        listing = read_collection(storage.absolute(self.source), self.kind)
+        return iter(select(list(listing), self.limit)) if self.limit else iter(listing)
+
+
+def select(sources: list[Source], limit: int) -> list[Source]:
+    """Takes `limit` sources, spread evenly (collections are often sorted by age), or all if there are fewer."""
+    count = min(limit, len(sources))
+    return [sources[i * len(sources) // count] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an output folder was started with: the content of `_plan.json`."""
+
+    out: str
+    fields: dict[str, Any]
+
+    @property
+    def pictures(self) -> int:
+        """Number of inputs."""
+        return self.fields["pictures"]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self.fields["shards"]
+
+    def size_of(self, shard: int) -> int:
+        """Number of inputs in one shard."""
+        return min(self.fields["shard_size"], self.pictures - shard * self.fields["shard_size"])
+
+
+def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
+    """Writes the plan into a new output folder, or compares with what an old one was started with.
+
+    Args:
+        config: the job.
+        asked: everything besides the listing that determines the output; must be the same for the same folder.
+        workers: how many will share the work.
+
+    Raises:
+        CapriciousError: nothing to do, or the folder was started from something else; names what differs.
+    """
+    out = storage.absolute(config.out)
+    asked = json.loads(json.dumps({"source": config.source, "kind": config.kind, "limit": config.limit, **asked}))
+    if storage.exists(storage.join(out, PLAN)):
+        plan = Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
+        _refuse_other(plan, asked)
+        listing = _Listing(config.sources())
+        for _ in listing:
+            pass
+        if listing.sha256 != plan.fields["listing_sha256"]:
+            raise CapriciousError(
+                f"{config.source} has changed since {out} was started ({plan.pictures} pictures then, {listing.count} "
+                "now, or other labels); prepare it into another --out"
+            )
+        return plan
+    listing = _Listing(config.sources())
+    shards, size = _write_shards(out, listing, workers, config.shard_size)
+    if shards == 0:
+        raise CapriciousError(f"{config.source} has no files")
+    counted = {"pictures": listing.count, "listing_sha256": listing.sha256, "shard_size": size, "shards": shards}
+    storage.write_atomic(storage.join(out, PLAN), json.dumps({**asked, **counted}, indent=2).encode())
+    return Plan(out, {**asked, **counted})
+
+
+def _refuse_other(plan: Plan, asked: dict[str, Any]) -> None:
+    for name, value in asked.items():
+        if plan.fields.get(name) != value:
+            raise CapriciousError(
+                f"{plan.out} was started with another {name} ({_short(plan.fields.get(name))}, now {_short(value)}); "
+                "run the first command again to finish it, or choose another --out"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+class _Listing:
+    """Counts and fingerprints what passes: addresses and labels, not the pictures' bytes."""
+
+    def __init__(self, sources: Iterable[Source]):
+        self._sources = sources
+        self._hash = hashlib.sha256()
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Source]:
+        for source in self._sources:
+            self._hash.update(json.dumps(source.to_row(), sort_keys=True).encode() + b"\n")
+            self.count += 1
+            yield source
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _write_shards(out: str, listing: Iterable[Source], workers: int, largest: int) -> tuple[int, int]:
+    """Writes the plan's parts; returns how many, and the shard size.
+
+    A small collection is cut finer, so that each worker has several shards and none idles at the end.
+    """
+    sources = iter(listing)
+    head = list(islice(sources, 4 * workers * largest))
+    size = shard_size(len(head), workers, largest)
+    sources, shards = chain(head, sources), 0
+    del head
+    while part := list(islice(sources, size)):
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([source.to_row() for source in part], SOURCE_SCHEMA), buffer)
+        storage.write_atomic(part_uri(out, shards), buffer.getvalue())
+        shards += 1
+    return shards, size
+
+
+def shard_size(inputs: int, workers: int, largest: int) -> int:
+    """Picks a shard size that gives every worker four shards, if that is not above `largest`."""
+    return max(1, min(largest, math.ceil(inputs / (workers * 4))))
+
+
+def part_uri(out: str, shard: int) -> str:
+    """Names the list of one shard's inputs."""
+    return storage.join(out, "plan", f"part-{shard:05d}.parquet")
+
+
+def read_part(out: str, shard: int) -> list[Source]:
+    """Reads the inputs of one shard."""
+    rows = pq.read_table(io.BytesIO(storage.read(part_uri(out, shard)))).to_pylist()
+    return [Source.from_row(row) for row in rows]
+
+
+def exit_code(inputs: int, made: int, failed: int, failure_share: float) -> int:
+    """Returns 0 when all inputs went well, 3 when some failed, 1 when more than `failure_share` or all did."""
+    if failed == 0:
+        return 0
+    return 3 if made and failed <= failure_share * inputs else 1

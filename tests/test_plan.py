@@ -1,0 +1,94 @@
+"""The plan of a batch job: what it holds, and what makes an output folder refuse a command."""
+
+import json
+
+import pytest
+
+from capricious.cluster.plan import PLAN, BatchConfig, exit_code, make_plan, read_part, select, shard_size
+from capricious.data.collections import Source
+from capricious.errors import CapriciousError, ConfigError
+
+
+@pytest.fixture
+def collection(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(23):
+        (folder / f"{number:02d}.jpg").write_bytes(b"")
+    (folder / "labels.csv").write_text("file,age\n03.jpg,61\n")
+    return folder
+
+
+def a_config(collection, tmp_path, **changes):
+    return BatchConfig(source=str(collection), out=str(tmp_path / "out"), **changes)
+
+
+def test_a_plan_holds_every_input_once_with_its_labels(collection, tmp_path):
+    plan = make_plan(a_config(collection, tmp_path, shard_size=5), {"quality": 1}, workers=1)
+    assert (plan.pictures, plan.shards, plan.fields["quality"]) == (23, 5, 1)
+    parts = [read_part(plan.out, shard) for shard in range(plan.shards)]
+    assert [len(part) for part in parts] == [plan.size_of(shard) for shard in range(5)] == [5, 5, 5, 5, 3]
+    sources = [source for part in parts for source in part]
+    assert sorted(s.uri.rsplit("/", 1)[1] for s in sources) == [f"{n:02d}.jpg" for n in range(23)]
+    assert [s.labels.age for s in sources if s.labels.age is not None] == [61.0]
+
+
+def test_the_first_plan_of_a_folder_holds(collection, tmp_path):
+    first = make_plan(a_config(collection, tmp_path, shard_size=5), {}, workers=1)
+    assert make_plan(a_config(collection, tmp_path, shard_size=9), {}, workers=3) == first
+
+
+def test_an_output_folder_refuses_another_plan_and_names_the_field(collection, tmp_path):
+    config = a_config(collection, tmp_path)
+    make_plan(config, {"ages": (10, 20)}, workers=1)
+    with pytest.raises(CapriciousError, match="another ages"):
+        make_plan(config, {"ages": (10, 30)}, workers=1)
+    with pytest.raises(CapriciousError, match="another limit"):
+        make_plan(a_config(collection, tmp_path, limit=3), {"ages": [10, 20]}, workers=1)
+    (collection / "new.jpg").write_bytes(b"")
+    with pytest.raises(CapriciousError, match="has changed .*23 pictures then, 24 now"):
+        make_plan(config, {"ages": (10, 20)}, workers=1)
+    (collection / "new.jpg").unlink()
+    (collection / "labels.csv").write_text("file,age\n03.jpg,62\n")
+    with pytest.raises(CapriciousError, match="other labels"):
+        make_plan(config, {"ages": (10, 20)}, workers=1)
+
+
+def test_a_plan_that_was_killed_half_written_is_written_anew(collection, tmp_path):
+    config = a_config(collection, tmp_path, shard_size=5)
+    plan = make_plan(config, {}, workers=1)
+    (tmp_path / "out" / PLAN).unlink()
+    (tmp_path / "out" / "plan" / "part-00001.parquet").write_bytes(b"half")
+    assert make_plan(config, {}, workers=1) == plan
+    assert len(read_part(plan.out, 1)) == 5
+    assert json.loads((tmp_path / "out" / PLAN).read_text()) == plan.fields
+
+
+def test_nothing_to_do_is_an_error_that_names_the_collection(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CapriciousError, match="empty has no files"):
+        make_plan(a_config(tmp_path / "empty", tmp_path), {}, workers=1)
+
+
+def test_shards_are_small_enough_to_give_every_worker_several():
+    assert shard_size(103, workers=2, largest=512) == 13
+    assert shard_size(10**6, workers=2, largest=512) == 512
+    assert shard_size(1, workers=8, largest=512) == 1
+
+
+def test_a_limit_spreads_over_the_collection():
+    sources = [Source(str(n)) for n in range(10)]
+    assert [s.uri for s in select(sources, 4)] == ["0", "2", "5", "7"]
+    assert select(sources, 99) == sources and select([], 5) == []
+
+
+def test_exit_codes():
+    assert exit_code(10, 10, 0, 0.5) == 0
+    assert exit_code(10, 6, 4, 0.5) == 3
+    assert exit_code(10, 4, 6, 0.5) == 1 and exit_code(10, 0, 1, 1.0) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"shard_size": 0}, {"limit": -1}, {"workers": -1}, {"failure_share": 2.0}])
+def test_impossible_configurations_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        BatchConfig(source="a", out="b", **wrong)
