@@ -29,7 +29,10 @@ def a_target(number: int, collection: str = "made-up") -> Target:
     image = np.full((SIZE, SIZE, 3), 90, np.uint8)
     image[disc], image[cap], image[bar] = (220, 170, 140), (60, 40, 20), (10, 10, 10)
     soft = np.stack([disc & ~cap, cap, bar], -1).astype(np.uint8) * 255
-    return Target(collection, f"{number}.png", "train", encode(image, "png"), encode(soft, "png"))
+    inside = np.where(x < 200, 255, 0).astype(np.uint8)
+    return Target(
+        collection, f"{number}.png", "train", encode(image, "png"), encode(soft, "png"), encode(inside, "png")
+    )
 
 
 TARGETS = [a_target(number) for number in range(6)]
@@ -155,7 +158,9 @@ def test_agreement_counts_pixels_and_sitters():
         TARGETS, lambda crop: Parsing(np.full((SIZE, SIZE), SKIN, np.uint8), np.zeros((SIZE, SIZE), bool))
     )
     skin = sum((t.labels == SKIN).sum() for t in truth) / (6 * SIZE**2)
-    assert nothing.skin == pytest.approx(skin) and nothing.hair == nothing.background == 0.0
+    assert nothing.whole_skin == pytest.approx(skin)
+    inside = sum((t.labels[:, :200] == SKIN).sum() for t in truth) / (6 * SIZE * 200)
+    assert nothing.skin == pytest.approx(inside) and nothing.hair == nothing.background == 0.0
     assert nothing.glasses_recall == nothing.glasses_f1 == 0.0
 
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from capricious.cluster.plan import PLAN, BatchConfig, exit_code, make_plan, read_part, select, shard_size
+from capricious.cluster.plan import PLAN, BatchConfig, exit_code, make_plan, select, shard_size
 from capricious.data.collections import Source
+from capricious.data.collections.parts import read_part
 from capricious.errors import CapriciousError, ConfigError
 
 

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from training_tools import made_up_portraits
 
+from capricious.data.collections import Source
+from capricious.data.collections.parts import write_part
 from capricious.data.prepared import write_manifest, write_shard
 from capricious.data.records import Portrait
 from capricious.errors import CapriciousError
@@ -66,6 +68,7 @@ def reject(uri: str, stage: str = "detect", reason: str = "no-face", detail: str
 def write_dataset(folder: Path, shards: list[tuple[list[Portrait], list[dict[str, str]]]], seconds=None) -> str:
     for number, (rows, rejects) in enumerate(shards):
         pictures = len({row.source_uri for row in rows}) + len(rejects)
+        write_part(str(folder), number, [Source(row["uri"]) for row in rejects])
         write_shard(str(folder), number, rows, rejects, pictures=pictures, seconds=seconds or {})
     write_manifest(str(folder), len(shards), PLAN, 64)
     return str(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from capricious import weights
@@ -20,7 +21,7 @@ from capricious.data.records import Face
 from capricious.errors import ConfigError, Rejection
 from capricious.faces.align import align, inside_share, quad_of, shrink, side_of, to_crop
 from capricious.faces.attributes import Attributes
-from capricious.faces.label_map import SKIN, label_map, resize_label_map
+from capricious.faces.label_map import BACKGROUND, SKIN, label_map, resize_label_map
 
 DETECTORS = ("auto", "blazeface", "dlib")
 PARSERS = ("unet", "bisenet")
@@ -146,7 +147,7 @@ class Annotator:
         with self.stopwatch.stage("parse"):
             parsed = self._parser.parse(large)
         points = to_crop(located.points, quad, size)
-        parts = resize_label_map(parsed.labels, size)
+        parts = only_the_sitter(resize_label_map(parsed.labels, size), points)
         if (share := _skin_share(parts, points)) < 0.25:
             raise Rejection(
                 "parse",
@@ -194,6 +195,25 @@ def parser_sha256(config: AnnotatorConfig) -> str:
 def _parser(config: AnnotatorConfig) -> Parser:
     backend = BiSeNetParser if config.parser == "bisenet" else UNetParser
     return backend(config.device, config.threads)
+
+
+def only_the_sitter(parts: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Turns skin that hangs together with no part of the face into background: a neighbour, a hand, an error.
+
+    Args:
+        parts: H×W uint8 of background, skin and hair.
+        points: 68×2 landmarks in pixels of `parts`.
+    """
+    count, pieces = cv2.connectedComponents((parts == SKIN).astype(np.uint8), connectivity=4)
+    if count <= 2:
+        return parts
+    low, high = points.min(0), points.max(0)
+    low[1] -= 0.5 * (high[1] - low[1])  # the landmarks end at the brows, the face does not
+    left, top = np.clip(low, 0, parts.shape[0] - 1).astype(int)
+    right, bottom = np.clip(np.ceil(high), 1, parts.shape[0]).astype(int)
+    belonging = np.zeros(count, bool)
+    belonging[np.unique(pieces[top:bottom, left:right])] = True
+    return np.where((parts == SKIN) & ~belonging[pieces], BACKGROUND, parts).astype(np.uint8)
 
 
 def _skin_share(parts: np.ndarray, points: np.ndarray) -> float:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -17,11 +16,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from capricious.data import storage
-from capricious.data.collections import SOURCE_SCHEMA, Kind, Source, read_collection
+from capricious.data.collections import Kind, Source, read_collection
+from capricious.data.collections.parts import write_part
 from capricious.errors import CapriciousError, ConfigError
 
 PLAN = "_plan.json"
@@ -166,9 +163,7 @@ def _write_shards(out: str, listing: Iterable[Source], workers: int, largest: in
     sources, shards = chain(head, sources), 0
     del head
     while part := list(islice(sources, size)):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([source.to_row() for source in part], SOURCE_SCHEMA), buffer)
-        storage.write_atomic(part_uri(out, shards), buffer.getvalue())
+        write_part(out, shards, part)
         shards += 1
     return shards, size
 
@@ -176,17 +171,6 @@ def _write_shards(out: str, listing: Iterable[Source], workers: int, largest: in
 def shard_size(inputs: int, workers: int, largest: int) -> int:
     """Picks a shard size that gives every worker four shards, if that is not above `largest`."""
     return max(1, min(largest, math.ceil(inputs / (workers * 4))))
-
-
-def part_uri(out: str, shard: int) -> str:
-    """Names the list of one shard's inputs."""
-    return storage.join(out, "plan", f"part-{shard:05d}.parquet")
-
-
-def read_part(out: str, shard: int) -> list[Source]:
-    """Reads the inputs of one shard."""
-    rows = pq.read_table(io.BytesIO(storage.read(part_uri(out, shard)))).to_pylist()
-    return [Source.from_row(row) for row in rows]
 
 
 def exit_code(inputs: int, made: int, failed: int, failure_share: float) -> int:

@@ -16,8 +16,9 @@ import ray.data
 from tqdm import tqdm
 
 from capricious.annotate.stopwatch import Stopwatch
-from capricious.cluster.plan import Plan, read_part
+from capricious.cluster.plan import Plan
 from capricious.data.collections import Source
+from capricious.data.collections.parts import read_part
 from capricious.data.records import reject_row
 from capricious.errors import CapriciousError, Rejection
 

@@ -137,7 +137,8 @@ def read_manifest(out: str) -> dict[str, Any]:
 
 def read_shard(out: str, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
     """Reads one shard of "portraits" or "rejects", or some of its columns."""
-    return pq.read_table(io.BytesIO(storage.read(shard_uri(out, table, shard))), columns=columns)
+    with storage.open_binary(shard_uri(out, table, shard)) as file:  # of a far store, only these columns are sent
+        return pq.read_table(file, columns=columns)
 
 
 def read_rejects(out: str) -> Iterator[dict[str, str]]:

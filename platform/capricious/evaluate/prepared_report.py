@@ -39,7 +39,7 @@ def write_report(out: str) -> None:
     portraits = _read_portraits(out, places)
     sections = [("overview", "In short", _overview(summary, groups))]
     if summary.rejected:
-        sections.append(("rejects", "Rejected pictures", report_pictures.rejects(summary)))
+        sections.append(("rejects", "Rejected pictures", report_pictures.rejects(out, summary)))
     if summary.portraits:
         sections += [
             ("label-maps", "Label maps", report_pictures.sheet(summary, portraits)),

@@ -82,6 +82,7 @@ class Rejected:
     stage: str
     reason: str
     count: int = 0
+    # of (uri, detail, shard)
     examples: Sample = field(default_factory=lambda: Sample(6))
 
 
@@ -157,7 +158,7 @@ def summarize(out: str) -> Summary:
         if receipt["portraits"]:
             _add_portraits(summary, shard, read_shard(out, "portraits", shard, _COLUMNS))
         if receipt["rejects"]:
-            _add_rejects(summary, read_shard(out, "rejects", shard).to_pylist())
+            _add_rejects(summary, shard, read_shard(out, "rejects", shard).to_pylist())
     return summary
 
 
@@ -206,9 +207,9 @@ def _sources(table: pa.Table, name: str, values: list[Any]) -> list[str | None]:
     return [None if value is None else source for value, source in zip(values, sources, strict=True)]
 
 
-def _add_rejects(summary: Summary, rows: list[dict[str, str]]) -> None:
+def _add_rejects(summary: Summary, shard: int, rows: list[dict[str, str]]) -> None:
     for row in rows:
         key = (row["stage"], row["reason"])
         group = summary.rejected.setdefault(key, Rejected(*key))
         group.count += 1
-        group.examples.offer(row["uri"], (row["uri"], row["detail"]))
+        group.examples.offer(row["uri"], (row["uri"], row["detail"], shard))

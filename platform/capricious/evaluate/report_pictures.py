@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from capricious.data import storage
+from capricious.data.collections import Source
+from capricious.data.collections.parts import read_part
 from capricious.data.duplicates import DuplicateGroup
 from capricious.data.records import decode_label_map
 from capricious.errors import CapriciousError
@@ -34,32 +35,42 @@ Place = tuple[int, int]
 log = logging.getLogger(__name__)
 
 
-def rejects(summary: Summary) -> str:
+def rejects(out: str, summary: Summary) -> str:
     """Why pictures were rejected, with some of them."""
     groups = sorted(summary.rejected.values(), key=lambda group: (-group.count, group.stage, group.reason))
     counts = {f"{words(group.reason)} ({group.stage})": group.count for group in groups}
-    return page.side_by_side([page.bars("Reasons", counts)]) + page.side_by_side(map(_rejected, groups[:MAX_REASONS]))
+    return page.side_by_side([page.bars("Reasons", counts)]) + page.side_by_side(
+        _rejected(out, group) for group in groups[:MAX_REASONS]
+    )
 
 
-def _rejected(group: Rejected) -> str:
+def _rejected(out: str, group: Rejected) -> str:
     examples = group.examples.items()
     remark = number(group.count) if group.count <= len(examples) else f"{len(examples)} of {number(group.count)}"
-    uri, detail = examples[0]
+    uri, detail, _ = examples[0]
     return page.block(
         page.heading(words(group.reason), remark)
         + page.exhibits(
-            (page.exhibit(thumbnail(uri), name_of(uri), f"{uri}: {detail}") for uri, detail in examples), "small"
+            (
+                page.exhibit(thumbnail(_source(out, uri, shard)), name_of(uri), f"{uri}: {detail}")
+                for uri, detail, shard in examples
+            ),
+            "small",
         )
         + page.paragraph(f"{name_of(uri)}: {detail}", "note")
     )
 
 
-def thumbnail(uri: str) -> str:
+def _source(out: str, uri: str, shard: int) -> Source:
+    """Finds a rejected picture in the plan, which knows where in a tar or a table it lies."""
+    return next(source for source in read_part(out, shard) if source.uri == uri)
+
+
+def thumbnail(source: Source) -> str:
     """Returns a source picture as a thumbnail, or a neutral tile where it cannot be read or decoded."""
+    uri = source.uri
     try:
-        data = storage.read_at_most(uri, MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            return page.tile(name_of(uri))
+        data = source.read(MAX_BYTES)
         # Tiny pictures are shown too: their size may be why they were rejected.
         pixels = decode(data, name=uri, max_pixels=MAX_PIXELS, min_side=1)
     except (OSError, CapriciousError) as error:

@@ -169,7 +169,7 @@ def align(image: np.ndarray, quad: np.ndarray, size: int) -> np.ndarray:
     if oversampling > 1:
         crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
     if (quad < 0).any() or (quad > (width, height)).any():
-        crop = _soften(crop, _outside(quad, size, width, height) / (0.3 * side_of(quad)), window)
+        crop = _soften(crop, outside_distance(quad, size, width, height) / (0.3 * side_of(quad)), window)
     return _to_uint8(crop)
 
 
@@ -181,7 +181,7 @@ def _reduce(window: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(window[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _outside(quad: np.ndarray, size: int, width: int, height: int) -> np.ndarray:
+def outside_distance(quad: np.ndarray, size: int, width: int, height: int) -> np.ndarray:
     """Returns how far each crop pixel's centre lies outside of the picture, in source pixels; size×size float32."""
     corner, right, down = _frame(quad)
     at = ((np.arange(size) + 0.5) / size).astype(np.float32)

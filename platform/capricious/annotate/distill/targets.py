@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from capricious.annotate.parsing import BiSeNetParser
-from capricious.faces.align import align
+from capricious.faces.align import align, outside_distance
 from capricious.faces.image import decode, encode
 
 SIZE = 256
@@ -24,6 +24,7 @@ TARGET_SCHEMA = pa.schema(
         ("split", pa.string()),  # train | test
         ("image", pa.binary()),  # aligned crop, WebP
         ("soft_labels", pa.binary()),  # PNG; red, green, blue: probability of skin, hair, glasses, times 255
+        ("inside", pa.binary()),  # PNG; 255 where the crop shows the picture, 0 where it is mirrored beyond its border
     ]
 )
 
@@ -37,6 +38,7 @@ class Target:
     split: str
     image: bytes
     soft_labels: bytes
+    inside: bytes
 
     def row(self) -> dict[str, Any]:
         """Returns the target as one row of TARGET_SCHEMA."""
@@ -45,6 +47,10 @@ class Target:
     def decoded(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the crop and the soft labels, both SIZE×SIZE×3 uint8."""
         return decode(self.image, name=self.source_uri), np.asarray(Image.open(io.BytesIO(self.soft_labels)))
+
+    def inside_mask(self) -> np.ndarray:
+        """Returns where the crop shows the picture itself, SIZE×SIZE bool."""
+        return np.asarray(Image.open(io.BytesIO(self.inside))) > 0
 
 
 def make_target(picture: np.ndarray, quad: np.ndarray, teacher: BiSeNetParser, **known: str) -> Target:
@@ -59,8 +65,10 @@ def make_target(picture: np.ndarray, quad: np.ndarray, teacher: BiSeNetParser, *
     soft = teacher.soft_labels(align(picture, quad, teacher.size))
     factor = teacher.size // SIZE
     soft = soft.reshape(SIZE, factor, SIZE, factor, 3).mean((1, 3))
+    outside = outside_distance(quad, SIZE, *picture.shape[1::-1])
     return Target(
         image=encode(align(picture, quad, SIZE), "webp", quality=95),
         soft_labels=encode(np.rint(soft * 255).astype(np.uint8), "png"),
+        inside=encode(np.where(outside > 0, 0, 255).astype(np.uint8), "png"),
         **known,
     )

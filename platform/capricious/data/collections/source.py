@@ -74,8 +74,8 @@ class Source:
     host: str = ""
     refused: tuple[str, str, str] | None = None
 
-    def read(self) -> bytes:
-        """Returns the picture's encoded bytes.
+    def read(self, limit: int = MAX_BYTES) -> bytes:
+        """Returns the picture's encoded bytes, at most `limit` of them.
 
         Raises:
             Rejection: it was refused when the collection was listed, is too large, or its host is not allowed.
@@ -86,12 +86,12 @@ class Source:
         if self.row is not None and self.column is not None:
             return read_cell(self.container, self.row, self.column)
         if web.is_url(self.uri):
-            return web.fetch(self.uri, web.AllowedHosts.from_environment(self.host), MAX_BYTES)
+            return web.fetch(self.uri, web.AllowedHosts.from_environment(self.host), limit)
         if self.span is not None:
-            _check_size(self.span[1])
+            _check_size(self.span[1], limit)
             return storage.read(self.container, self.span)
-        data = storage.read_at_most(self.uri, MAX_BYTES + 1)
-        _check_size(len(data))
+        data = storage.read_at_most(self.uri, limit + 1)
+        _check_size(len(data), limit)
         return data
 
     def known(self, labels: Attributes, license: str = "") -> Source:
@@ -118,6 +118,6 @@ class Source:
         return cls(**values)
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise Rejection("read", "too-many-bytes", f"the file has more than {MAX_BYTES} bytes; make it smaller")
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise Rejection("read", "too-many-bytes", f"the file has more than {limit} bytes; make it smaller")
