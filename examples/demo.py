@@ -72,7 +72,9 @@ def main(config: DemoConfig) -> int:
     step(1, f"prepare: python jobs/prepare.py --source {faces} --out {out}/prepared")
     annotator = AnnotatorConfig(resolution=recipe.resolution)
     prepared = prepare(
-        PrepareConfig(source=str(faces), out=str(out / "prepared"), limit=config.count, test_share=0.0, annotator=annotator)
+        PrepareConfig(
+            source=str(faces), out=str(out / "prepared"), limit=config.count, test_share=0.0, annotator=annotator
+        )
     )
     print(f"{prepared.portraits} portraits, {prepared.rejects} rejected {prepared.reasons or ''}")
 
@@ -82,7 +84,9 @@ def main(config: DemoConfig) -> int:
     print(f"{metrics['kimg']:.1f} thousand pictures seen")
 
     step(3, f"render: python jobs/render.py --source {portraits} --bundle {out}/train/bundle --out {out}/sweeps")
-    rendered = render(RenderConfig(source=str(portraits), bundle=metrics["bundle"], out=str(out / "sweeps"), ages=config.ages))
+    rendered = render(
+        RenderConfig(source=str(portraits), bundle=metrics["bundle"], out=str(out / "sweeps"), ages=config.ages)
+    )
     print(f"{rendered.rendered} of {rendered.pictures} pictures rendered {rendered.reasons or ''}")
 
     page = write_page(out, prepared.portraits, metrics["kimg"])

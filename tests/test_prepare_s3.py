@@ -17,9 +17,7 @@ JOB = Path(__file__).resolve().parents[1] / "jobs" / "prepare.py"
 
 def run(source: str, out: str) -> subprocess.Popen:
     command = [sys.executable, str(JOB), "--source", source, "--out", out, "--workers", "1", "--shard-size", "2"]
-    return subprocess.Popen(
-        [*command, "--test-share", "0", "--annotator.resolution", "64", "--annotator.parser", "unet"]
-    )
+    return subprocess.Popen([*command, "--test-share", "0", "--annotator.resolution", "64"])
 
 
 def test_from_s3_to_s3_with_the_driver_killed(bucket):

