@@ -202,7 +202,7 @@ def test_implausible_landmarks_say_what_is_wrong():
 
 @pytest.mark.parametrize(
     "change",
-    [{"resolution": 8}, {"detector": "haar"}, {"landmarks": "five"}, {"min_landmark_score": 1.5}, {"threads": 0}],
+    [{"resolution": 8}, {"detector": "haar"}, {"landmarks": "five"}, {"min_confidence": 1.5}, {"threads": 0}],
 )
 def test_bad_configs_name_the_field(change):
     with pytest.raises(ConfigError, match=f"annotator.{next(iter(change))}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class FaceFinder:
     Args:
         detector, landmark_backend: by name, see detect.DETECTORS and landmarks.BACKENDS.
         min_face_pixels: faces with less distance from brows to chin, in source pixels, are left out.
-        min_landmark_score: landmarks of which their backend is less sure (0…1) are left out.
+        min_confidence: faces with a smaller product of detection and landmark score (0…1) are left out.
     """
 
     def __init__(
@@ -44,34 +45,40 @@ class FaceFinder:
         landmark_backend: str = "auto",
         *,
         min_face_pixels: int = 24,
-        min_landmark_score: float = 0.5,
+        min_confidence: float = 0.5,
         device: str = "cpu",
         threads: int = 1,
     ):
         self.stopwatch = Stopwatch()
         self._detector_name = detector
-        self._detector = _detector(detector, threads)
+        self._detector = detect.face_detector(detector, threads)
         self._landmarks = landmarks.landmark_detector(landmark_backend, device=device, threads=threads)
-        self._min_face_pixels, self._min_landmark_score = min_face_pixels, min_landmark_score
+        self._min_face_pixels, self._min_confidence = min_face_pixels, min_confidence
 
     def find(self, image: np.ndarray) -> tuple[list[Located], list[Rejection]]:
         """Returns the distinct faces of an H×W×3 uint8 picture, largest first, and why others are not believed.
 
         One of the two lists has an entry.
         """
+        rejections: list[Rejection] = []
+        attempts = self._detector.attempts(image)
+        while (detections := self._next(attempts)) is not None:
+            located = []
+            for detection in sorted(detections, key=lambda detection: -detection.side):
+                try:
+                    located.append(self._locate(image, detection))
+                except Rejection as rejection:
+                    rejections.append(rejection)
+            if located:
+                return _distinct(located), rejections
+        height, width = image.shape[:2]
+        detail = f"no face found in the {width}×{height} picture (detector: {self._detector_name})"
+        return [], rejections or [Rejection("detect", "no-face", detail)]
+
+    def _next(self, attempts: Iterator[list[Detection]]) -> list[Detection] | None:
+        """Lets the next detector look: where none of a detector's faces is believed, another may do better."""
         with self.stopwatch.stage("detect"):
-            detections = self._detector.detect(image)
-        if not detections:
-            height, width = image.shape[:2]
-            detail = f"no face found in the {width}×{height} picture (detector: {self._detector_name})"
-            return [], [Rejection("detect", "no-face", detail)]
-        candidates, rejections = [], []
-        for detection in sorted(detections, key=lambda detection: -detection.side):
-            try:
-                candidates.append(self._locate(image, detection))
-            except Rejection as rejection:
-                rejections.append(rejection)
-        return _distinct(candidates), rejections
+            return next(attempts, None)
 
     def _locate(self, image: np.ndarray, detection: Detection) -> Located:
         with self.stopwatch.stage("landmarks"):
@@ -84,23 +91,18 @@ class FaceFinder:
                 f"the face has {size:.0f} pixels from brows to chin, needed are "
                 f"{self._min_face_pixels} (annotator.min_face_pixels); find a larger scan",
             )
-        if found.score < self._min_landmark_score:
+        if (confidence := detection.score * found.score) < self._min_confidence:
+            # Below half of what is needed it is hardly a face: patient detectors see them in coffee cups.
+            stage, reason = ("landmarks", "unsure") if 2 * confidence >= self._min_confidence else ("detect", "no-face")
             raise Rejection(
-                "landmarks",
-                "unsure",
-                f"the landmarks have a score of {found.score:.2f}, needed are {self._min_landmark_score:g} "
-                "(annotator.min_landmark_score)",
+                stage,
+                reason,
+                f"the best guess at a face has a confidence of {confidence:.2f} (detection {detection.score:.2f} × "
+                f"landmarks {found.score:.2f}), needed are {self._min_confidence:g} (annotator.min_confidence)",
             )
         if fault := implausible(found.points, image.shape[1], image.shape[0]):
             raise Rejection("landmarks", "implausible", f"these landmarks are not a face: {fault}")
         return Located(detection, found.points, found.score, size)
-
-
-def _detector(name: str, threads: int) -> detect.Detector:
-    if name == "dlib":
-        return detect.DlibHog()
-    blazeface = detect.BlazeFace(threads)
-    return blazeface if name == "blazeface" else detect.Chain([blazeface, detect.DlibHog()])
 
 
 def face_size(points: np.ndarray) -> float:

@@ -46,7 +46,7 @@ MESH_TO_68 = np.array([
 # fmt: on
 """Indices into MediaPipe's 468 mesh points, in iBUG's order: jaw, brows, nose, eyes, outer and inner lips.
 
-Jaw and nostrils are the points that lie nearest to those of dlib and face-api on 210 photos; on 210 others that takes
+Jaw and nostrils are the points that lie nearest to those of dlib and face-api on 200 photos; on 200 others that takes
 the jaw's distance to them from 0.19 to 0.08 eye distances, and the nose's from 0.048 to 0.039.
 """
 _RIGHT_EYE, _LEFT_EYE = 33, 263  # outer corners in the mesh
@@ -68,8 +68,8 @@ class FaceMesh:
     """From a detector's box to that of the points: up by this share of the side, larger by this factor. Medians over
     430 photos and paintings for BlazeFace; HOG's boxes are as near, only less steady."""
     NEAR = (0.05, 0.08, np.radians(5))
-    """Centre (in sides), logarithm of the side, roll: twice runs as close are no better than one by any measure of
-    benchmarks/results/detection.md."""
+    """Centre (in sides), logarithm of the side, roll (radians). A second run from so near brings no better agreement
+    with dlib, only a steadier answer to a moved box, by 0.006 eye distances: benchmarks/results/detection.md."""
     MORE = 5
     OTHER_CROPS = (0.77, 1.45)
     BELIEVED = 0.5

@@ -16,12 +16,14 @@ from capricious.annotate.onnx_session import onnx_session
 from capricious.annotate.parsing import Parsing
 from capricious.annotate.unet import ParsingUNet
 from capricious.errors import CapriciousError
+from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
 
 WEIGHTS = Path(__file__).with_name("parser") / "parser.safetensors"
 """The shipped weights; MODEL_CARD.md beside them says what they were made from and how good they are."""
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255.0
-_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255.0
+# ImageNet's normalisation of bytes, as one product and one difference.
+_SCALE = np.float32(1.0) / (np.array([0.229, 0.224, 0.225], np.float32) * 255.0)
+_SHIFT = np.array([0.485, 0.456, 0.406], np.float32) / np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class UNetParser:
@@ -45,7 +47,7 @@ class UNetParser:
         """
         if crop.shape != (self.size, self.size, 3):
             raise ValueError(f"crop must be {self.size}×{self.size}×3, found: {crop.shape}")
-        return parsing_of(self._run(((crop - _MEAN) / _STD).transpose(2, 0, 1)[None])[0])
+        return parsing_of(self._run(np.ascontiguousarray((crop * _SCALE - _SHIFT).transpose(2, 0, 1)[None]))[0])
 
 
 def _in_onnx(net: ParsingUNet, size: int, threads: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -69,8 +71,10 @@ def parsing_of(logits: np.ndarray) -> Parsing:
     The logits, not the classes, are interpolated: that places a boundary between their grid's pixels.
     """
     size = 2 * logits.shape[1]
-    large = cv2.resize(logits.transpose(1, 2, 0), (size, size), interpolation=cv2.INTER_LINEAR)
-    return Parsing(large[..., :3].argmax(2).astype(np.uint8), large[..., 3] > 0.0)
+    background, skin, hair, glasses = (cv2.resize(plane, (size, size)) for plane in logits)
+    labels = np.where(skin > background, SKIN, BACKGROUND)
+    labels[hair > np.maximum(background, skin)] = HAIR
+    return Parsing(labels.astype(np.uint8), glasses > 0.0)
 
 
 def save_unet(state: dict[str, torch.Tensor], path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import cv2
 import ray.data
 from tqdm import tqdm
 
@@ -37,6 +38,7 @@ class ShardWorker:
     def __init__(self, out: str):
         self.out = out
         self.stopwatch = Stopwatch()
+        cv2.setNumThreads(1)  # an actor has one CPU; threads of many actors would wait for each other
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's entry: a batch is the number of one shard; returns its counts as a batch of one row."""
