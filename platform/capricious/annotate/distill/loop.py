@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 class DistillConfig:
     """How the student is trained."""
 
-    kimg: float = 60.0
+    kimg: float = 36.0
     """Length of the training in thousands of images seen."""
-    small_share: float = 0.7
+    small_share: float = 0.62
     """Share of the images that are shown at `small_size` first: 2.6 times as many of them in the same time."""
     small_size: int = 160
     """Side in pixels of the first images; the others have the full 256."""
