@@ -51,22 +51,20 @@ def victims(driver: subprocess.Popen, kind: str) -> list[psutil.Process]:
 def disturb(options, out: Path, log) -> Counter:
     """Runs until done, killing on the way; returns how many of each kind were killed."""
     draw, kinds, killed = random.Random(options.seed), cycle(("actor", "worker", "driver")), Counter()
-    driver = start(options, out, log)
+    kind, driver = next(kinds), start(options, out, log)
     while True:
         wait = draw.uniform(options.shortest, options.longest) if killed.total() < options.kills else None
         try:
             code = driver.wait(wait)
         except subprocess.TimeoutExpired:
-            kind = next(kinds)
-            chosen = victims(driver, kind)
-            if not chosen:
-                print(f"no {kind} to kill yet")
-                continue
+            if not (chosen := victims(driver, kind)):
+                continue  # it is still starting
             victim = draw.choice(chosen)
             print(f"kill {killed.total() + 1}: {kind} {' '.join(victim.cmdline())[:60]}", flush=True)
             os.kill(victim.pid, signal.SIGKILL)
             killed[kind] += 1
-            if kind == "driver":
+            kind, was = next(kinds), kind
+            if was == "driver":
                 driver.wait()
                 driver = start(options, out, log)
             continue
