@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capricious.data.collections import SOURCE_SCHEMA, Source, affectnet, names, read_collection, source
+from capricious.data.collections import SOURCE_SCHEMA, Source, affectnet, names, read_collection
 from capricious.data.collections.files import Checklist
 from capricious.data.collections.labels import ffhq_attributes, json_labels, row_attributes
 from capricious.errors import CapriciousError, Rejection
@@ -70,13 +70,14 @@ def test_a_thousand_sources_pickle_small():
     assert len(pickle.dumps(sources)) < 200 * len(sources)
 
 
-def test_a_huge_file_is_rejected_without_being_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "MAX_BYTES", 10)
+def test_a_huge_file_is_rejected_without_being_held(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x" * 10)
     (tmp_path / "b.jpg").write_bytes(b"x" * 11)
     fits, huge = read_collection(str(tmp_path))
-    assert fits.read() == b"x" * 10
-    assert reason(huge)[0] == "too-many-bytes"
+    assert fits.read(limit=10) == b"x" * 10
+    with pytest.raises(Rejection) as caught:
+        huge.read(limit=10)
+    assert caught.value.reason == "too-many-bytes"
 
 
 # Folders

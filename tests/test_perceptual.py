@@ -12,8 +12,9 @@ from skimage.transform import resize
 from capricious import weights
 from capricious.errors import CapriciousError
 from capricious.faces.align import align
-from capricious.model.estimator import AgeGenderEstimator, read_face_api
+from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.perceptual import ACTIVATIONS, PerceptualLoss
+from capricious.weights.face_api import read_face_api
 
 # Corners (top left, bottom left, bottom right, top right) of an FFHQ-style crop around the astronaut's
 # face, drawn by hand.
