@@ -14,16 +14,15 @@ from capricious.faces.image import encode
 
 
 @pytest.mark.slow
-def test_from_pictures_to_a_parser_and_resumed(ray_cluster, tmp_path):
+def test_from_pictures_to_a_parser_and_resumed(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # workers have other working directories: relative paths must not follow theirs
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for shift in range(8):
         (pictures / f"{shift}.png").write_bytes(encode(np.roll(astronaut(), 3 * shift, 1), "png"))
     (pictures / "notes.txt").write_text("no picture")
     distill = DistillConfig(kimg=0.016, batch_size=2, small_size=32, small_share=1.0, checkpoint_kimg=0.008)
-    config = TrainParserConfig(
-        sources=(str(pictures),), out=str(tmp_path / "out"), test_share=0.4, label_workers=1, distill=distill
-    )
+    config = TrainParserConfig(sources=(str(pictures),), out="out", test_share=0.4, label_workers=1, distill=distill)
     measures = train_parser(config)
     folder = str(tmp_path / "out" / "0-pictures")
     train, test = read_targets([folder], "train"), read_targets([folder], "test")

@@ -91,6 +91,11 @@ SUN_BRIGHTNESS = 0.5
 """Glasses are sunglasses when their median brightness is below this share of the skin's."""
 
 
+def wears_glasses(parsing: Parsing) -> bool:
+    """Says whether enough of the crop is glasses to believe in them."""
+    return bool(parsing.glasses.mean() > GLASSES_SHARE)
+
+
 def glasses_of(crop: np.ndarray, parsing: Parsing) -> str:
     """Returns "none", "reading" or "sun" for an S×S×3 uint8 crop and its parsing.
 
@@ -98,7 +103,7 @@ def glasses_of(crop: np.ndarray, parsing: Parsing) -> str:
     skin's brightness; tinted ones are dark. Both are compared as medians of the luma, so that a dark
     frame around a clear lens, or a dark painting, changes little.
     """
-    if parsing.glasses.mean() <= GLASSES_SHARE:
+    if not wears_glasses(parsing):
         return "none"
     luma = crop.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     skin = luma[(parsing.labels == SKIN) & ~parsing.glasses]

@@ -12,6 +12,9 @@ from capricious import weights
 from capricious.annotate.bisenet import CLASSES, BiSeNet
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0…1: what networks that began on ImageNet subtract, and divide by."""
+
 
 @dataclass(frozen=True)
 class Parsing:
@@ -64,8 +67,8 @@ class BiSeNetParser:
         # channels_last: a fifth less time on a CPU.
         self._net.eval().requires_grad_(False).to(self._device)
         self._net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean = torch.tensor([0.485, 0.456, 0.406], device=self._device).view(3, 1, 1)
-        self._std = torch.tensor([0.229, 0.224, 0.225], device=self._device).view(3, 1, 1)
+        self._mean = torch.tensor(IMAGENET_MEAN, device=self._device).view(3, 1, 1)
+        self._std = torch.tensor(IMAGENET_STD, device=self._device).view(3, 1, 1)
 
     def parse(self, crop: np.ndarray) -> Parsing:
         """Parses a 512×512×3 uint8 crop.

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from capricious.annotate.onnx_session import onnx_session
-from capricious.annotate.parsing import Parsing
+from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD, Parsing
 from capricious.annotate.unet import ParsingUNet
 from capricious.errors import CapriciousError
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
@@ -22,8 +22,8 @@ WEIGHTS = Path(__file__).with_name("parser") / "parser.safetensors"
 """The shipped weights; MODEL_CARD.md beside them says what they were made from and how good they are."""
 
 # ImageNet's normalisation of bytes, as one product and one difference.
-_SCALE = np.float32(1.0) / (np.array([0.229, 0.224, 0.225], np.float32) * 255.0)
-_SHIFT = np.array([0.485, 0.456, 0.406], np.float32) / np.array([0.229, 0.224, 0.225], np.float32)
+_SCALE = np.float32(1.0) / (np.array(IMAGENET_STD, np.float32) * 255.0)
+_SHIFT = np.array(IMAGENET_MEAN, np.float32) / np.array(IMAGENET_STD, np.float32)
 
 
 class UNetParser:

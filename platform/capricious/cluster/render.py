@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import tempfile
 from collections import Counter
@@ -12,7 +11,6 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
 from capricious.cluster.plan import BatchConfig, exit_code, make_plan
@@ -20,6 +18,7 @@ from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
 from capricious.data.collections import Source
+from capricious.data.tables import read_table, write_table
 from capricious.faces.image import decode
 from capricious.model.bundle import Bundle, load_bundle
 from capricious.render.gallery import Exhibit, gallery_page
@@ -99,9 +98,7 @@ class RenderShard(ShardWorker):
         for source, result in self.attempt(sources, self._render):
             failed = {"uri": source.uri, "status": "failed", **result}
             rows.append(result if "status" in result else failed)
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, LEDGER_SCHEMA), buffer, compression="zstd")
-        storage.write_atomic(ledger_uri(self.out, shard), buffer.getvalue())
+        write_table(ledger_uri(self.out, shard), rows, LEDGER_SCHEMA)
         done = sum(row["status"] == "ok" for row in rows)
         return {"done": done, "failed": len(rows) - done}
 
@@ -157,7 +154,7 @@ def ledger_uri(out: str, shard: int) -> str:
 def read_ledger(out: str) -> list[dict[str, Any]]:
     """Reads the ledger as rows of LEDGER_SCHEMA, in the order of the collection."""
     parts = storage.list_files(storage.join(out, "ledger"))
-    tables = [pq.read_table(io.BytesIO(storage.read(part))) for part in parts]
+    tables = [read_table(part) for part in parts]
     return [row for table in tables for row in table.to_pylist(maps_as_pydicts="strict")]
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import ray.train
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
-
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import cpu_count
+from capricious.cluster.torch_workers import report, run_torch_workers
 from capricious.data import storage
 from capricious.data.prepared import PreparedDataset
-from capricious.errors import CapriciousError, ConfigError
+from capricious.errors import ConfigError
 from capricious.training.config import TrainingConfig
 from capricious.training.loop import train
 
@@ -62,37 +56,17 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
     data, out = storage.absolute(config.data), storage.absolute(config.out)
     PreparedDataset(data, "train")  # an unusable dataset is told here, in one line, and not by a worker
     cpus = config.cpus_per_worker or max(1, cpu_count() // config.workers)
-    require_cpus(cpus * config.workers, f"training with {config.workers} workers of {cpus} CPUs")
-    trainer = TorchTrainer(
+    return run_torch_workers(
         _train_on_worker,
-        train_loop_config={"training": config.training, "data": data, "out": out},
-        scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=config.gpus, resources_per_worker={"CPU": cpus}
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=out,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-        ),
+        {"training": config.training, "data": data, "out": out},
+        out=out,
+        workers=config.workers,
+        cpus=cpus,
+        gpus=config.gpus,
+        max_failures=config.max_failures,
     )
-    try:
-        result = trainer.fit()
-    except WorkerGroupError as error:
-        reasons = sorted({str(reason) for reason in error.worker_failures.values()})
-        raise CapriciousError(f"training failed: {'; '.join(reasons)}") from error
-    if result.metrics is None:
-        raise CapriciousError(f"training ended without a checkpoint; see {out}/ray")
-    return result.metrics
 
 
 def _train_on_worker(settings: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    train(settings["training"], data=settings["data"], out=settings["out"], report=_report)
-
-
-def _report(metrics: dict[str, Any], folder: Path | None) -> None:
-    """Tells Ray Train of a checkpoint. The loop has written it into `out` already, so what Ray keeps is a pointer."""
-    with tempfile.TemporaryDirectory() as pointer:
-        name = f"checkpoint-{ray.train.get_context().get_world_rank()}.json"
-        (Path(pointer) / name).write_text(json.dumps({"folder": str(folder), "kimg": metrics["kimg"]}))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(pointer))
+    train(settings["training"], data=settings["data"], out=settings["out"], report=report)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.train
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
 
 from capricious.annotate.distill.loop import DistillConfig, distill
 from capricious.annotate.distill.measure import by_collection
@@ -26,10 +20,12 @@ from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
 from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import ShardWorker, run_shards
+from capricious.cluster.torch_workers import report, run_torch_workers
 from capricious.data import storage
 from capricious.data.collections import Source
 from capricious.data.records import split_of
-from capricious.errors import CapriciousError, ConfigError
+from capricious.data.tables import read_table, write_table
+from capricious.errors import ConfigError
 from capricious.faces.align import quad_of
 from capricious.faces.image import decode
 
@@ -88,9 +84,7 @@ class LabelShard(ShardWorker):
                 failed += 1
             else:
                 rows += [target.row() for target in result]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, TARGET_SCHEMA), buffer, compression="zstd")
-        storage.write_atomic(targets_uri(self.out, shard), buffer.getvalue())
+        write_table(targets_uri(self.out, shard), rows, TARGET_SCHEMA)
         return {"done": len(rows), "failed": failed}
 
     def _targets(self, source: Source, data: bytes) -> list[Target]:
@@ -116,8 +110,7 @@ def read_targets(folders: list[str], split: str) -> list[Target]:
     targets = []
     for folder in folders:
         for uri in storage.list_files(storage.join(folder, "targets")):
-            rows = pq.read_table(io.BytesIO(storage.read(uri))).to_pylist()
-            targets += [Target(**row) for row in rows if row["split"] == split]
+            targets += [Target(**row) for row in read_table(uri).to_pylist() if row["split"] == split]
     return targets
 
 
@@ -148,25 +141,18 @@ def train_parser(config: TrainParserConfig) -> dict[str, Any]:
         CapriciousError: a collection is unusable, too few CPUs, or the training failed too often.
     """
     folders = label(config)
+    out = storage.absolute(config.out)
     cpus = max(1, cpu_count() // config.workers)
-    trainer = TorchTrainer(
+    run_torch_workers(
         _train_on_worker,
-        train_loop_config={"config": config, "folders": folders, "threads": cpus},
-        scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=config.gpus, resources_per_worker={"CPU": cpus}
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=storage.absolute(config.out),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-        ),
+        {"config": config, "folders": folders, "out": out, "threads": cpus},
+        out=out,
+        workers=config.workers,
+        cpus=cpus,
+        gpus=config.gpus,
+        max_failures=config.max_failures,
     )
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        reasons = sorted({str(reason) for reason in error.worker_failures.values()})
-        raise CapriciousError(f"training the parser failed: {'; '.join(reasons)}") from error
-    return json.loads((Path(config.out) / MEASURES).read_text())
+    return json.loads(storage.read(storage.join(out, MEASURES)))
 
 
 def _train_on_worker(settings: dict[str, Any]) -> None:
@@ -175,9 +161,9 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(settings["threads"])
     config: TrainParserConfig = settings["config"]
-    out = Path(config.out).absolute()
+    out = Path(settings["out"])  # absolute: workers have other working directories
     targets = read_targets(settings["folders"], "train")
-    average = distill(config.distill, targets, out, device="cuda" if config.gpus else "cpu", report=_report)
+    average = distill(config.distill, targets, out, device="cuda" if config.gpus else "cpu", report=report)
     if ray.train.get_context().get_world_rank() == 0:
         save_unet(average, out / PARSER)
         measures = measure_parser(out / PARSER, settings["folders"])
@@ -188,11 +174,3 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
 def measure_parser(path: Path, folders: list[str]) -> dict[str, dict[str, float]]:
     """Measures a parser on the held-out targets, by collection."""
     return by_collection(read_targets(folders, "test"), UNetParser(path=path).parse)
-
-
-def _report(metrics: dict[str, float], checkpoint: Path) -> None:
-    """Tells Ray Train of a checkpoint that lies in OUT already: what Ray keeps is a pointer."""
-    with tempfile.TemporaryDirectory() as pointer:
-        rank = ray.train.get_context().get_world_rank()
-        (Path(pointer) / f"checkpoint-{rank}.json").write_text(json.dumps({"file": str(checkpoint), **metrics}))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(pointer))

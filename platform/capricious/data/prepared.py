@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from capricious.data import storage
 from capricious.data.records import PORTRAIT_SCHEMA, REJECT_SCHEMA, SCHEMA_VERSION, Portrait
+from capricious.data.tables import read_table, write_table
 from capricious.errors import CapriciousError
 
 MANIFEST = "_manifest.json"
@@ -54,20 +53,15 @@ def write_shard(
         pictures: number of inputs of the shard.
         seconds: where the time went, by stage; kept in the receipt.
     """
-    tables = {
-        "rejects": pa.Table.from_pylist(list(rejects), REJECT_SCHEMA),
-        "portraits": pa.Table.from_pylist([p.row() for p in portraits], PORTRAIT_SCHEMA),
-    }
-    for name, table in tables.items():
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        storage.write_atomic(shard_uri(out, name, shard), buffer.getvalue())
+    reject_rows, portrait_rows = list(rejects), [portrait.row() for portrait in portraits]
+    write_table(shard_uri(out, "rejects", shard), reject_rows, REJECT_SCHEMA)
+    written = write_table(shard_uri(out, "portraits", shard), portrait_rows, PORTRAIT_SCHEMA)
     receipt = {
         "shard": shard,
         "pictures": pictures,
-        "portraits": len(tables["portraits"]),
-        "rejects": len(tables["rejects"]),
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),  # of the portraits, written last
+        "portraits": len(portrait_rows),
+        "rejects": len(reject_rows),
+        "sha256": hashlib.sha256(written).hexdigest(),  # of the portraits
         "seconds": {name: round(value, 4) for name, value in sorted(seconds.items())},
     }
     storage.write_atomic(receipt_uri(out, shard), json.dumps(receipt).encode())
@@ -137,8 +131,7 @@ def read_manifest(out: str) -> dict[str, Any]:
 
 def read_shard(out: str, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
     """Reads one shard of "portraits" or "rejects", or some of its columns."""
-    with storage.open_binary(shard_uri(out, table, shard)) as file:  # of a far store, only these columns are sent
-        return pq.read_table(file, columns=columns)
+    return read_table(shard_uri(out, table, shard), columns)
 
 
 def read_rejects(out: str) -> Iterator[dict[str, str]]:

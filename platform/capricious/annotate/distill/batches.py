@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capricious.annotate.distill.measure import teachers_parsing, wears
+from capricious.annotate.attributes import wears_glasses
+from capricious.annotate.distill.measure import teachers_parsing
 from capricious.annotate.distill.painterly import painterly
 from capricious.annotate.distill.targets import Target
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ class BatchSource:
 
     def __init__(self, targets: list[Target], batch_size: int, seed: int, rank: int = 0):
         self._targets = targets
-        worn = [wears(teachers_parsing(target.decoded()[1])) for target in targets]
+        worn = [wears_glasses(teachers_parsing(target.decoded()[1])) for target in targets]
         self._likely = balance([target.collection for target in targets], worn)
         self._batch_size, self._seed, self._rank = batch_size, seed, rank
         self._augment = painterly()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from capricious.annotate.attributes import GLASSES_SHARE
+from capricious.annotate.attributes import wears_glasses
 from capricious.annotate.distill.targets import Target
 from capricious.annotate.parsing import Parsing
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
@@ -62,7 +62,7 @@ def measure(targets: Iterable[Target], parse: Callable[[np.ndarray], Parsing]) -
             for prefix, where in (("", target.inside_mask()), ("whole_", slice(None))):
                 shared[prefix + name] += int((ours & theirs)[where].sum())
                 either[prefix + name] += int((ours | theirs)[where].sum())
-        worn.append((wears(teacher), wears(student)))
+        worn.append((wears_glasses(teacher), wears_glasses(student)))
     hits = sum(t and s for t, s in worn)
     teachers, students = sum(t for t, _ in worn), sum(s for _, s in worn)
     return Agreement(
@@ -73,11 +73,6 @@ def measure(targets: Iterable[Target], parse: Callable[[np.ndarray], Parsing]) -
         glasses_f1=2 * hits / max(teachers + students, 1),
         glasses_worn=teachers,
     )
-
-
-def wears(parsing: Parsing) -> bool:
-    """Says whether enough of the crop is glasses to believe in them."""
-    return bool(parsing.glasses.mean() > GLASSES_SHARE)
 
 
 def by_collection(targets: list[Target], parse: Callable[[np.ndarray], Parsing]) -> dict[str, dict[str, float]]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from capricious.data import storage
 from capricious.data.collections.source import SOURCE_SCHEMA, Source
+from capricious.data.tables import read_table, write_table
 
 
 def part_uri(out: str, shard: int) -> str:
@@ -18,12 +14,9 @@ def part_uri(out: str, shard: int) -> str:
 
 def write_part(out: str, shard: int, sources: list[Source]) -> None:
     """Writes the inputs of one shard."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([source.to_row() for source in sources], SOURCE_SCHEMA), buffer)
-    storage.write_atomic(part_uri(out, shard), buffer.getvalue())
+    write_table(part_uri(out, shard), (source.to_row() for source in sources), SOURCE_SCHEMA)
 
 
 def read_part(out: str, shard: int) -> list[Source]:
     """Reads the inputs of one shard."""
-    rows = pq.read_table(io.BytesIO(storage.read(part_uri(out, shard)))).to_pylist()
-    return [Source.from_row(row) for row in rows]
+    return [Source.from_row(row) for row in read_table(part_uri(out, shard)).to_pylist()]

@@ -229,14 +229,8 @@ class _PlainConnection(http.client.HTTPConnection):
         _check_peer(self, self.allowed)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
-    def __init__(self, host: str, allowed: AllowedHosts, **options: Any):
-        super().__init__(host, **options)
-        self.allowed = allowed
-
-    def connect(self) -> None:
-        super().connect()
-        _check_peer(self, self.allowed)
+class _SecureConnection(_PlainConnection, http.client.HTTPSConnection):
+    """The same over TLS."""
 
 
 def _check_peer(connection: http.client.HTTPConnection, allowed: AllowedHosts) -> None:
