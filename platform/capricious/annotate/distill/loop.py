@@ -20,6 +20,7 @@ from capricious import weights
 from capricious.annotate.distill.batches import Batch, BatchSource
 from capricious.annotate.distill.targets import SIZE, Target
 from capricious.annotate.unet import ParsingUNet
+from capricious.annotate.unet_parser import load_unet
 from capricious.errors import ConfigError
 
 CHECKPOINT = "checkpoint.pt"
@@ -47,6 +48,8 @@ class DistillConfig:
     """Power to which the teacher's probabilities are taken: it is unsure of much that it gets right."""
     ema_kimg: float = 2.0
     """Half-life of the averaged weights that are kept."""
+    start_from: str | None = None
+    """Parser to begin from, as this job or the package has it (.safetensors); None: ImageNet's encoder."""
     checkpoint_kimg: float = 4.0
     seed: int = 0
 
@@ -110,8 +113,11 @@ class Student:
 
     def __init__(self, config: DistillConfig, device: torch.device):
         self.config = config
-        net = ParsingUNet()
-        load_imagenet(net)
+        if config.start_from:
+            net = load_unet(Path(config.start_from)).requires_grad_(True)
+        else:
+            net = ParsingUNet()
+            load_imagenet(net)
         self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.clone() for name, value in self.net.state_dict().items()}
         groups = [(self.net.encoder, config.encoder_rate), (self.net.bottom, 1.0), (self.net.ups, 1.0)]
