@@ -1,8 +1,8 @@
 """One way to set every configuration: frozen dataclasses, filled from a YAML file, then from flags.
 
 A configuration lives beside the code that it steers; this module only reads and prints it. Flags win over
-the file, the file wins over the defaults: ``--config run.yaml --training.batch-size 64``. Of third-party packages, flags
-need tyro alone, so that a bare GPU machine can train; YAML files also need pydantic and PyYAML.
+the file, the file wins over the defaults: ``--config run.yaml --training.batch-size 64``. Flags need tyro alone,
+so that a bare GPU machine can train; YAML files also need pydantic and PyYAML.
 """
 
 from __future__ import annotations

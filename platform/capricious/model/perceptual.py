@@ -6,9 +6,7 @@ weights (Caffe), which come from a package registry.
 
 from __future__ import annotations
 
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, max_pool2d, relu
 
@@ -80,6 +78,9 @@ class PerceptualLoss(nn.Module):
 
 def _read_kernels() -> dict[str, tuple[Tensor, Tensor]]:
     """Reads weight (out×in×3×3) and bias of each convolution, by name, from the ONNX file's initialisers."""
+    import onnx  # not on a bare GPU machine, which can train without this loss
+    from onnx import numpy_helper
+
     path = weights.fetch("vgg16-conv")
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
 
