@@ -27,15 +27,13 @@ from torch import nn
 from capricious.config import to_mapping
 from capricious.data.prepared import PreparedDataset
 from capricious.model.bundle import save_bundle
-from capricious.model.estimator import AgeGenderEstimator
-from capricious.model.perceptual import PerceptualLoss
 from capricious.training import augment, checkpoint
 from capricious.training import strategy as strategies
 from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import TrainingConfig
 from capricious.training.ema import Ema
-from capricious.training.networks import new_networks, warm_start
-from capricious.training.pace import DiscriminatorPace
+from capricious.training.networks import new_judges, new_networks, warm_start
+from capricious.training.pace import Pace
 from capricious.training.progress import Meter, clock, forget_after
 from capricious.training.snapshot import write_grid
 from capricious.training.step import GanStep
@@ -112,7 +110,7 @@ class Run:
             workers=config.num_workers,
         )
         self.images_seen = 0
-        self.pace = DiscriminatorPace(config.discriminator_steps)
+        self.pace = Pace(config)
         autoencoder, discriminator = new_networks(config)
         if config.warm_start is not None:
             warm_start(Path(config.warm_start), autoencoder, discriminator)
@@ -121,10 +119,7 @@ class Run:
         self.discriminator = spread.player(discriminator, config.lr_discriminator)
         self.ema.network.to(self.processes.device)
         device = self.processes.device
-        perceptual = PerceptualLoss().to(device) if config.loss.perceptual else None
-        estimates = config.swap.probability and (config.loss.age or config.loss.gender)
-        estimator = AgeGenderEstimator().to(device) if estimates else None
-        self.step = GanStep(config, self.autoencoder, self.discriminator, perceptual, estimator)
+        self.step = GanStep(config, self.autoencoder, self.discriminator, *new_judges(config, device))
         self._shown = self._sitters()
         self._continue(checkpoint.latest(out) or resume)
 
@@ -162,18 +157,20 @@ class Run:
         )
         ramp = min(1.0, (seen + config.batch_size) / (config.lr_ramp_kimg * 1000)) if config.lr_ramp_kimg else 1.0
         mine = draws.part(self.processes.rank, self.processes.world_size).to(self.processes.device)
-        losses = self.step(batch, mine, discriminator_steps=self.pace.steps, lr_scale=ramp)
+        losses = self.step(
+            batch, mine, discriminator_steps=self.pace.steps, augment_probability=self.pace.augment, lr_scale=ramp
+        )
         self.images_seen += config.batch_size
-        self.pace.observe(losses["logits/real"] - losses["logits/fake"])
+        self.pace.observe(losses)
         with self.autoencoder.gathered():
             self.ema.update(self.autoencoder.module, self.images_seen, config.batch_size)
         return losses
 
     def _agree(self, stop: bool) -> bool:
         """Makes all processes take the same decisions: whether to stop, how often to train the discriminator."""
-        mine = torch.stack([torch.tensor(float(stop)), self.pace.margin.cpu()]).to(self.processes.device)
-        anyone, margin = self.processes.mean(mine).tolist()
-        self.pace.decide(margin)
+        mine = torch.cat([torch.tensor([float(stop)]), self.pace.measured.cpu()]).to(self.processes.device)
+        anyone, margin, sign = self.processes.mean(mine).tolist()
+        self.pace.decide(margin, sign, AGREE_EVERY * self.config.batch_size)
         return anyone > 0
 
     def _passed(self, kimg: float) -> bool:
@@ -247,6 +244,7 @@ class Run:
             "images_per_second": round(speed, 2),
             "minutes": round((time.monotonic() - started) / 60, 3),
             "discriminator_steps": self.pace.steps,
+            "augment_probability": round(self.pace.augment, 4),
             **{name: round(value, 5) for name, value in means.items()},
         }
         if self.processes.rank == 0:
@@ -256,7 +254,7 @@ class Run:
             left = (total - self.images_seen) / speed
             if self.config.max_minutes is not None:
                 left = min(left, max(0.0, self.config.max_minutes * 60 - (time.monotonic() - started)))
-            shown = "  ".join(f"{name} {value:.3g}" for name, value in means.items())
+            shown = "  ".join(f"{name} {value:.3g}" for name, value in means.items() if not name.startswith("share/"))
             log.info("kimg %.2f  %.1f images/s  ETA %s  %s", metrics["kimg"], speed, clock(left), shown)
         return metrics
 
