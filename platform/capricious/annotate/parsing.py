@@ -11,9 +11,7 @@ import torch
 from capricious import weights
 from capricious.annotate.bisenet import CLASSES, BiSeNet
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0…1: what networks that began on ImageNet subtract, and divide by."""
+from capricious.model.mobilenet_v2 import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)

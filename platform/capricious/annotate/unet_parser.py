@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +10,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from capricious.annotate.onnx_session import onnx_session
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD, Parsing
+from capricious.annotate.parsing import Parsing
 from capricious.annotate.unet import ParsingUNet
 from capricious.errors import CapriciousError
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
+from capricious.model.mobilenet_v2 import IMAGENET_MEAN, IMAGENET_STD
+from capricious.model.onnx_program import as_onnx, onnx_session
 
 WEIGHTS = Path(__file__).with_name("parser") / "parser.safetensors"
 """The shipped weights; MODEL_CARD.md beside them says what they were made from and how good they are."""
@@ -51,7 +50,7 @@ class UNetParser:
 
 
 def _in_onnx(net: ParsingUNet, size: int, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    session = onnx_session(as_onnx(net, size), threads)
+    session = onnx_session(as_onnx(net, size, ["logits"]), threads)
     return lambda image: session.run(["logits"], {"image": image})[0]
 
 
@@ -102,19 +101,3 @@ def load_unet(path: Path) -> ParsingUNet:
     if missing or unexpected:
         raise CapriciousError(f"{path} is of another network: {(missing + unexpected)[0]} does not fit")
     return net.eval().requires_grad_(False)
-
-
-def as_onnx(net: ParsingUNet, size: int) -> bytes:
-    """Returns the network as an ONNX program for one size×size picture: "image" → "logits"."""
-    program = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further packages is called legacy
-        torch.onnx.export(
-            net,
-            (torch.zeros(1, 3, size, size),),
-            program,  # type: ignore[arg-type]  # any file will do, says its documentation
-            input_names=["image"],
-            output_names=["logits"],
-            dynamo=False,
-        )
-    return program.getvalue()

@@ -15,7 +15,7 @@ from capricious.annotate.attributes import wears_glasses
 from capricious.annotate.distill.measure import teachers_parsing
 from capricious.annotate.distill.painterly import painterly
 from capricious.annotate.distill.targets import Target
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD
+from capricious.model.mobilenet_v2 import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalise(images: Tensor) -> Tensor:
