@@ -132,7 +132,9 @@ def _read_vgg16() -> list[tuple[Tensor, Tensor]]:
         return torch.from_numpy(numpy_helper.to_array(stored[name]).copy())
 
     prefix = "functional_1/"
-    names = [f"{prefix}block{block}_conv{k}" for block, depth in enumerate((2, 2, 3, 3), 1) for k in range(1, depth + 1)]
+    names = [
+        f"{prefix}block{block}_conv{k}" for block, depth in enumerate((2, 2, 3, 3), 1) for k in range(1, depth + 1)
+    ]
     return [(read(f"{n}_1/convolution/ReadVariableOp:0"), read(f"{n}_1/Squeeze:0")) for n in names]
 
 
@@ -140,7 +142,7 @@ def _read_vgg19() -> list[tuple[Tensor, Tensor]]:
     """Reads the same of torchvision's VGG19, in which convolution k is features.N for the N of the k-th weight."""
     path = weights.fetch("vgg19")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    names = sorted((int(key.split(".")[1]) for key in state if key.startswith("features.") and key.endswith(".weight")))
+    names = sorted(int(key.split(".")[1]) for key in state if key.startswith("features.") and key.endswith(".weight"))
     if len(names) != 16:
         raise CapriciousError(f"{path} has {len(names)} convolutions, not the 16 of VGG19")
     return [(state[f"features.{n}.weight"], state[f"features.{n}.bias"]) for n in names]

@@ -137,7 +137,7 @@ class TrainingConfig:
     painterly: float = 0.0
     """Share of the portraits that are made to look painted (training/painterly.py)."""
     perceptual_network: Literal["vgg16", "vgg19"] = "vgg16"
-    """Network of the perceptual loss: Oxford's VGG16, or torchvision's VGG19 as in SPADE, where its host is in reach."""
+    """Network of the perceptual loss: Oxford's VGG16, or torchvision's VGG19 as in SPADE, if its host is in reach."""
     attribute_dropout: float = 0.1
     """Share of attribute groups hidden from the networks, so that unknown ones can be left out later."""
 

@@ -31,8 +31,9 @@ def estimator_view(image: Tensor, numbers: Tensor) -> Tensor:
     angle, scale = signed[:, 0] * math.radians(DEGREES), 1.0 + SCALE * signed[:, 1]
     cosine, sine = angle.cos() * scale, angle.sin() * scale
     # affine_grid's picture is 2 wide.
-    rows = [torch.stack([cosine, -sine, 2 * SHIFT * signed[:, 2]], 1), torch.stack([sine, cosine, 2 * SHIFT * signed[:, 3]], 1)]
-    grid = affine_grid(torch.stack(rows, 1), list(image.shape), align_corners=False)
+    across = torch.stack([cosine, -sine, 2.0 * SHIFT * signed[:, 2]], 1)
+    down = torch.stack([sine, cosine, 2.0 * SHIFT * signed[:, 3]], 1)
+    grid = affine_grid(torch.stack([across, down], 1), list(image.shape), align_corners=False)
     image = grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     blurred = avg_pool2d(avg_pool2d(image, 3, 1, 1, count_include_pad=False), 3, 1, 1, count_include_pad=False)
     image = image.lerp(blurred, numbers[:, 4, None, None, None].to(image.dtype))

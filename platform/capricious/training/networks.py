@@ -95,7 +95,7 @@ def new_judges(config: TrainingConfig, device: torch.device) -> tuple[Perceptual
     estimator = AgeGenderEstimator().to(device) if estimates else None
     if config.channels_last:
         for judge in filter(None, (perceptual, estimator)):
-            judge.to(memory_format=torch.channels_last)
+            judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return perceptual, estimator
 
 

@@ -1,4 +1,4 @@
-"""What follows the course of the game: updates of the discriminator per step, and how much its pictures are augmented."""
+"""What follows the course of the game: the discriminator's updates per step, and the augmentation of its pictures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Pace:
                 self.steps = 1
         if self._config.augment.probability == "auto":
             change = images / (1000 * self._config.augment.kimg)
-            self.augment = min(max(self.augment + (change if sign > self._config.augment.target else -change), 0.0), 1.0)
+            self.augment = min(
+                max(self.augment + (change if sign > self._config.augment.target else -change), 0.0), 1.0
+            )
 
     def state(self) -> dict[str, float | int]:
         """What a checkpoint keeps."""
