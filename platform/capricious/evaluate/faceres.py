@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 
 from capricious import weights
 from capricious.errors import CapriciousError
-from capricious.evaluate.extractor import BATCH, in_batches
-from capricious.model.onnx_program import as_onnx, onnx_session
+from capricious.evaluate.extractor import BATCH, as_onnx, in_batches
+from capricious.model.onnx_session import onnx_session
 from capricious.weights.tfjs import read_tfjs
 
 INPUT = 224
@@ -68,7 +68,7 @@ class Faceres:
 
     def __init__(self, threads: int = 1):
         self.sha256 = weights.get("faceres").sha256
-        program = as_onnx(load_faceres(), INPUT, ["age", "male", "embedding"], any_batch=True)
+        program = as_onnx(load_faceres(), INPUT, ["age", "male", "embedding"])
         self._session = onnx_session(program, threads)
 
     def __call__(self, images: np.ndarray) -> FaceEstimates:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from capricious import weights
 from capricious.errors import CapriciousError
-from capricious.evaluate.extractor import BATCH, in_batches
-from capricious.model.mobilenet_v2 import IMAGENET_MEAN, IMAGENET_STD, MobileNetV2, conv
-from capricious.model.onnx_program import as_onnx, onnx_session
+from capricious.evaluate.extractor import BATCH, as_onnx, in_batches
+from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from capricious.model.mobilenet_v2 import MobileNetV2, conv
+from capricious.model.onnx_session import onnx_session
 
 INPUT = 224
 DIMENSIONS = 1280
@@ -34,7 +35,7 @@ class Features:
 
     def __init__(self, threads: int = 1):
         self.sha256 = weights.get("mobilenetv2").sha256
-        self._session = onnx_session(as_onnx(load_network(), INPUT, ["features"], any_batch=True), threads)
+        self._session = onnx_session(as_onnx(load_network(), INPUT, ["features"]), threads)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Returns N×1280 float32 of N×S×S×3 uint8 RGB pictures."""
