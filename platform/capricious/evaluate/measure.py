@@ -6,8 +6,7 @@ a subject are V pictures: first at the sitter's own age, then at each requested 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -69,21 +68,14 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What annotation sees in a crop.
-
-    Attributes:
-        label_map: R×R uint8 of the seven classes.
-        glasses: whether it sees glasses.
-    """
-
-    label_map: np.ndarray
-    glasses: bool
+Read = Callable[[np.ndarray], tuple[np.ndarray, bool] | None]
+"""Reads an R×R×3 uint8 crop as prepare would: its label map, R×R uint8, and whether it shows glasses; None where it
+finds no face. (annotate.CropReader is one.)"""
 
 
-Read = Callable[[np.ndarray], Reading | None]
-"""Reads an R×R×3 uint8 crop as prepare would; None where it finds no face."""
+def extractor_hashes(without: Collection[str] = ()) -> dict[str, str]:
+    """Returns the sha256 of the weights of all EXTRACTORS but those to do without."""
+    return {name: weights.get(weight).sha256 for name, weight in EXTRACTORS.items() if name not in without}
 
 
 def missing_extractors() -> dict[str, str]:
@@ -114,15 +106,15 @@ class Measurer:
         threads: CPU threads of each network.
     """
 
-    def __init__(self, read: Read, without: frozenset[str] = frozenset(), threads: int = 1):
+    def __init__(self, read: Read, without: Collection[str] = (), threads: int = 1):
         self._read = read
         self._faceres = None if "faceres" in without else Faceres(threads)
         self._features = None if "features" in without else Features(threads)
         self._dlib = None if "dlib" in without else DlibEmbedding()
         self._perceptual = None if "perceptual" in without else PerceptualLoss()
 
-    def real(self, portrait: Portrait, face: Face, medium: str) -> dict[str, Any]:
-        """Returns the row of the portrait itself.
+    def real(self, portrait: Portrait, face: Face) -> dict[str, Any]:
+        """Returns the row of the portrait itself, but for its medium, which a portrait does not know.
 
         Args:
             face: the portrait decoded, at the resolution of the evaluation.
@@ -131,7 +123,6 @@ class Measurer:
         about = {
             "portrait": portrait.id,
             "source_uri": portrait.source_uri,
-            "medium": medium,
             "age": known.age,
             "age_source": portrait.attribute_source.get("age"),
             "gender": known.gender,
@@ -186,10 +177,10 @@ class Measurer:
         found = [self._read(picture) for picture in pictures]
         given, nan = face.label_map, float("nan")
         return {
-            "glasses": [nan if reading is None else float(reading.glasses) for reading in found],
-            "region_iou": [nan if r is None else masks.region_iou(given, r.label_map) for r in found],
-            "part_iou": [nan if r is None else masks.part_iou(given, r.label_map) for r in found],
-            "maps": [None if reading is None else encode(reading.label_map, "png") for reading in found],
+            "glasses": [nan if reading is None else float(reading[1]) for reading in found],
+            "region_iou": [nan if reading is None else masks.region_iou(given, reading[0]) for reading in found],
+            "part_iou": [nan if reading is None else masks.part_iou(given, reading[0]) for reading in found],
+            "maps": [None if reading is None else encode(reading[0], "png") for reading in found],
         }
 
     def _reconstruction(self, original: np.ndarray, picture: np.ndarray) -> dict[str, float]:
