@@ -13,7 +13,7 @@ from capricious.annotate.age_calibration import AgeCalibration
 from capricious.annotate.parsing import Parsing
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import SKIN
-from capricious.model.onnx_program import onnx_session
+from capricious.model.onnx_session import onnx_session
 
 
 class AttributeEstimator(Protocol):

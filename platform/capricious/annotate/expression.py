@@ -13,7 +13,7 @@ from capricious import weights
 from capricious.annotate import chip
 from capricious.errors import CapriciousError
 from capricious.faces.attributes import EMOTIONS, Attributes
-from capricious.model.onnx_program import onnx_session
+from capricious.model.onnx_session import onnx_session
 from capricious.weights.face_api import read_face_api
 
 CLASSES = ("neutral", "happy", "sad", "anger", "fear", "disgust", "surprise")
@@ -42,7 +42,7 @@ class Expression:
         manifest = weights.fetch("face-api-expression-manifest")
         state = read_face_api(manifest, weights.fetch("face-api-expression"))
         try:
-            graph = expression_graph({name: value.numpy() for name, value in state.items()})
+            graph = expression_graph(state)
         except (KeyError, ValueError) as error:
             raise CapriciousError(f"{manifest} is not of face-api's face_expression_model: {error!r}") from None
         self._network = onnx_session(graph.SerializeToString(), threads)

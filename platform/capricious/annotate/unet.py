@@ -8,13 +8,17 @@ size. Its four logits are for background, skin, hair (softmax) and glasses (sigm
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from capricious.annotate.unet_graph import LOGITS, read_state
+from capricious.errors import CapriciousError
+from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from capricious.model.mobilenet_v2 import MobileNetV2, conv
-
-LOGITS = ("background", "skin", "hair", "glasses")
 
 
 class Up(nn.Module):
@@ -59,3 +63,34 @@ class ParsingUNet(nn.Module):
         for up, skip in zip(self.ups, skips[::-1], strict=True):
             x = up(x, skip)
         return self.head(x)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """B×3×S×S in 0…1 → ImageNet-normalised."""
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def save_unet(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes weights as the package ships them: convolutions in half precision, which halves the file.
+
+    Batch normalisation keeps single precision: its variances leave the range of half floats.
+    """
+    halved = {n: v.half() if v.ndim == 4 else v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in halved.items()}, path)
+
+
+def load_unet(path: Path) -> ParsingUNet:
+    """Reads what save_unet() wrote, in single precision and ready for inference.
+
+    Raises:
+        CapriciousError: the file is missing or of another network.
+    """
+    net = ParsingUNet()
+    state = {name: torch.from_numpy(value) for name, value in read_state(path).items()}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise CapriciousError(f"{path} is of another network: {(missing + unexpected)[0]} does not fit")
+    return net.eval().requires_grad_(False)

@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 
 from capricious import weights
 from capricious.errors import CapriciousError
-from capricious.evaluate.extractor import BATCH, in_batches
-from capricious.model.onnx_program import as_onnx, onnx_session
+from capricious.evaluate.extractor import BATCH, as_onnx, in_batches
+from capricious.model.onnx_session import onnx_session
 from capricious.weights.tfjs import read_tfjs
 
 INPUT = 224
@@ -29,9 +29,12 @@ MEANS = np.array([103.939, 116.779, 123.68], np.float32)
 AGES = np.arange(1, 101, dtype=np.float32)
 """Years that the hundred classes stand for; the age is their expectation."""
 
-FACE_CENTRE = (0.5, 0.6)
+FACE_CENTRE = (0.5, 0.55)
 FACE_SIDE = 0.8
-"""The part of an aligned crop that the network is shown, as shares of the crop's side (benchmarks/evaluate.py)."""
+"""The part of an aligned crop that the network is shown, as shares of the crop's side.
+
+Chosen on 80 faces of AAF and 80 of UTKFace, where the optimum is flat: sides of 0.7 to 1.0 and heights of 0.55 and 0.6
+differ by at most 0.6 years of mean age error on one set and 1.2 on the other, in opposite directions."""
 
 EMBEDDING = 1024
 
@@ -65,7 +68,7 @@ class Faceres:
 
     def __init__(self, threads: int = 1):
         self.sha256 = weights.get("faceres").sha256
-        program = as_onnx(load_faceres(), INPUT, ["age", "male", "embedding"], any_batch=True)
+        program = as_onnx(load_faceres(), INPUT, ["age", "male", "embedding"])
         self._session = onnx_session(program, threads)
 
     def __call__(self, images: np.ndarray) -> FaceEstimates:

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0…1: what networks that began on ImageNet subtract, and divide by."""
-
-# Table 2 of the MobileNetV2 paper: expansion, channels, repeats, stride.
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-_TAPS = (1, 3, 6, 13, 17)
-"""Blocks after which the features still have 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's side."""
+from capricious.model.imagenet import MOBILENET_V2_STAGES, MOBILENET_V2_TAPS
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -51,7 +45,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = [conv(3, 32, stride=2)]
         channels = 32
-        for expansion, outputs, repeats, stride in _STAGES:
+        for expansion, outputs, repeats, stride in MOBILENET_V2_STAGES:
             for repeat in range(repeats):
                 blocks.append(InvertedResidual(channels, outputs, expansion, stride if repeat == 0 else 1))
                 channels = outputs
@@ -62,6 +56,6 @@ class MobileNetV2(nn.Module):
         x = image
         for number, block in enumerate(self.features):
             x = block(x)
-            if number in _TAPS:
+            if number in MOBILENET_V2_TAPS:
                 taps.append(x)
         return taps

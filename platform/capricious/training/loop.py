@@ -26,6 +26,7 @@ from torch import nn
 
 from capricious.config import to_mapping
 from capricious.data.prepared import PreparedDataset
+from capricious.data.records import picture_names
 from capricious.model.bundle import save_bundle
 from capricious.training import augment, checkpoint
 from capricious.training import strategy as strategies
@@ -188,7 +189,8 @@ class Run:
                 "training": {"config": to_mapping(self.config), "images_seen": self.images_seen},
                 "data": {"fingerprint": self.fingerprint, "portraits": len(self.source.dataset)},
             }
-            save_bundle(bundle, network.generator, network.encoder, info)
+            seen = picture_names(self.source.dataset.portrait(i).id for i in range(len(self.source.dataset)))
+            save_bundle(bundle, network.generator, network.encoder, info, training_pictures=seen)
             end = "done" if finished else "stopped; the same command continues"
             log.info("%.1f kimg seen, %s; bundle: %s", self.images_seen / 1000, end, bundle)
         self.processes.wait()

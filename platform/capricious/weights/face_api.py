@@ -1,4 +1,4 @@
-"""Reading the weights of npm's face-api (TensorFlow.js, quantised) into torch states."""
+"""Reading the weights of npm's face-api (TensorFlow.js, quantised) in the layout of torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from capricious.weights.tfjs import read_tfjs
 
 
-def read_face_api(manifest: Path, binary: Path) -> dict[str, Tensor]:
-    """Reads weights in the layout of TensorFlow.js into a torch state.
+def read_face_api(manifest: Path, binary: Path) -> dict[str, np.ndarray]:
+    """Reads weights in the layout of TensorFlow.js under the names and in the shapes that torch has for them; float32.
 
     A separable convolution `c` becomes `c.depthwise` and `c.pointwise`, of which the second has the bias.
 
@@ -26,7 +24,7 @@ def read_face_api(manifest: Path, binary: Path) -> dict[str, Tensor]:
     for stored, values in arrays.items():
         path, kind = _split(stored)
         name, value = _to_torch(path, kind, values, path in separable)
-        state[name] = torch.from_numpy(np.ascontiguousarray(value))
+        state[name] = np.ascontiguousarray(value)
     return state
 
 
