@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, max_pool2d, relu
 
@@ -123,6 +121,9 @@ class PerceptualLoss(nn.Module):
 
 def _read_vgg16() -> list[tuple[Tensor, Tensor]]:
     """Reads weight (out×in×3×3) and bias of each convolution from the ONNX file's initialisers."""
+    import onnx  # not on a bare GPU machine, which can train without this loss
+    from onnx import numpy_helper
+
     path = weights.fetch("vgg16-conv")
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
 

@@ -164,6 +164,9 @@ class TrainingConfig:
     balance_ages: bool = False
     """Show every age decade equally often. Off: the requested ages of the swap are uniform anyway, and rare
     faces shown often are learnt by heart."""
+    data_shares: tuple[float, ...] | None = None
+    """How often each dataset is shown, in proportion (1 1 2); portraits are then drawn with replacement. None: each
+    portrait once an epoch."""
     warm_start: str | None = None
     """Folder with generator.safetensors, encoder.safetensors and perhaps discriminator.safetensors to begin from."""
 
@@ -171,6 +174,9 @@ class TrainingConfig:
     """One process; one process a GPU with all weights in each; or DeepSpeed ZeRO."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed spreads over the processes: nothing, optimizer states, also gradients, also weights."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What DeepSpeed keeps in the computer's memory instead of the GPU's: nothing, optimizer states and their step
+    (ZeRO 1–3), also the weights (ZeRO 3)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -190,8 +196,16 @@ class TrainingConfig:
     """Thousands of pictures between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep."""
+    best_by: str | None = None
+    """Keep the checkpoint with the best score of this name, too: held_out/l1 where a dataset has a test split."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    """Which score is best."""
     snapshot_kimg: float = 50.0
-    """Thousands of pictures between sample grids."""
+    """Thousands of pictures between sample grids; there is one with each checkpoint, too."""
+    recalibrate_batches: int = 16
+    """Training batches over which batch norm's statistics are measured anew before weights are released."""
+    prometheus_port: int | None = None
+    """Serve the metrics for Prometheus on this port of the first process's machine."""
     num_workers: int = 4
     """Threads that decode pictures."""
     memory_budget_gb: float = 4.0
@@ -200,7 +214,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         # The networks' own configurations check the shapes.
         self.generator, self.encoder, self.discriminator  # noqa: B018
-        for name in ("batch_size", "log_every", "num_workers"):
+        for name in ("batch_size", "log_every", "num_workers", "recalibrate_batches"):
             _check_at_least(name, getattr(self, name), 1)
         for name in ("kimg", "lr_generator", "lr_discriminator", "checkpoint_kimg", "snapshot_kimg"):
             _check_positive(name, getattr(self, name))
@@ -219,6 +233,14 @@ class TrainingConfig:
             )
         if self.max_minutes is not None:
             _check_positive("max_minutes", self.max_minutes)
+        if self.data_shares is not None and not all(share > 0 for share in self.data_shares):
+            raise ConfigError(f"training.data_shares must all be more than 0, found: {self.data_shares}")
+        lowest = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.offload != "none" and (self.strategy != "deepspeed" or self.zero_stage < lowest):
+            raise ConfigError(
+                f"training.offload {self.offload} needs --training.strategy deepspeed --training.zero-stage {lowest} "
+                f"or above, found: {self.strategy}, {self.zero_stage}"
+            )
         if self.keep_checkpoints < 2:
             raise ConfigError(
                 "training.keep_checkpoints must be at least 2, as the newest one may be in use (being read by a "

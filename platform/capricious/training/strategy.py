@@ -102,6 +102,18 @@ class Processes:
             values /= self.world_size
         return values
 
+    def total(self, value: int) -> int:
+        """Returns the sum of a whole number over the processes."""
+        if self.world_size > 1:
+            sum_of_all = torch.tensor(value, dtype=torch.int64, device=self.device)
+            dist.all_reduce(sum_of_all)
+            value = int(sum_of_all)
+        return value
+
+    def from_first(self, value: int) -> int:
+        """Returns the whole number that the first process gave."""
+        return self.total(value if self.rank == 0 else 0)
+
     def wait(self) -> None:
         """Returns when all processes are here."""
         if self.world_size > 1:
@@ -204,12 +216,18 @@ class DeepSpeedStrategy:
 
 def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
     """Returns DeepSpeed's configuration; each entry is there for a reason (all tried with 0.19.8)."""
+    in_memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    offloaded: dict[str, Any] = {}
+    if config.offload != "none":
+        offloaded["offload_optimizer"] = in_memory
+    if config.offload == "all":
+        offloaded["offload_param"] = in_memory
     return {
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         # The default is 1.0 and says nothing: ZeRO would then learn something else than DDP.
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {"stage": config.zero_stage, **offloaded},
         # The optimizer is torch's Adam, for the same numbers as the other strategies.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
