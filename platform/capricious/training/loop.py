@@ -19,18 +19,16 @@ from typing import Any
 
 import torch
 
-from capricious.model.estimator import AgeGenderEstimator
-from capricious.model.perceptual import PerceptualLoss
 from capricious.training import augment
 from capricious.training import strategy as strategies
 from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import TrainingConfig
 from capricious.training.datasets import JoinedDatasets
 from capricious.training.ema import Ema
-from capricious.training.networks import new_networks, warm_start
+from capricious.training.networks import new_judges, new_networks, warm_start
 from capricious.training.observers import Observer
 from capricious.training.outputs import Outputs
-from capricious.training.pace import DiscriminatorPace
+from capricious.training.pace import Pace
 from capricious.training.progress import Meter
 from capricious.training.score import Scorer, held_out_scorer
 from capricious.training.state import TrainingState
@@ -133,13 +131,10 @@ class Run:
             autoencoder=spread.player(autoencoder, config.lr_generator),
             discriminator=spread.player(discriminator, config.lr_discriminator),
             ema=ema,
-            pace=DiscriminatorPace(config.discriminator_steps),
+            pace=Pace(config),
         )
         ema.network.to(device)
-        perceptual = PerceptualLoss().to(device) if config.loss.perceptual else None
-        estimates = config.swap.probability and (config.loss.age or config.loss.gender)
-        estimator = AgeGenderEstimator().to(device) if estimates else None
-        self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, perceptual, estimator)
+        self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, *new_judges(config, device))
         if scorer is None and self.processes.rank == 0:
             scorer = held_out_scorer(data, config.resolution, device)
         self.outputs = Outputs(config, self.processes, self.state, self.source, out=out, scorer=scorer, told=observers)
@@ -192,9 +187,12 @@ class Run:
         )
         ramp = min(1.0, (seen + config.batch_size) / (config.lr_ramp_kimg * 1000)) if config.lr_ramp_kimg else 1.0
         mine = draws.part(self.processes.rank, self.processes.world_size).to(self.processes.device)
-        losses = self.step(batch, mine, discriminator_steps=state.pace.steps, lr_scale=ramp)
+        pace = state.pace
+        losses = self.step(
+            batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment, lr_scale=ramp
+        )
         state.images_seen += config.batch_size
-        state.pace.observe(losses["logits/real"] - losses["logits/fake"])
+        pace.observe(losses)
         with state.autoencoder.gathered():
             state.ema.update(state.autoencoder.module, state.images_seen, config.batch_size)
         return losses
@@ -202,9 +200,9 @@ class Run:
     def _agree(self, notice: Notice) -> Notice:
         """Makes all processes take the same decisions: on the gravest notice, and on the discriminator's pace."""
         told = [float(notice >= Notice.SAVE), float(notice >= Notice.STOP)]
-        mine = torch.tensor([*told, float(self.state.pace.margin)], device=self.processes.device)
-        save, stop, margin = self.processes.mean(mine).tolist()
-        self.state.pace.decide(margin)
+        mine = torch.tensor([*told, *self.state.pace.measured.tolist()], device=self.processes.device)
+        save, stop, margin, sign = self.processes.mean(mine).tolist()
+        self.state.pace.decide(margin, sign, AGREE_EVERY * self.config.batch_size)
         return Notice.STOP if stop else Notice.SAVE if save else Notice.NONE
 
     def _passed(self, kimg: float) -> bool:

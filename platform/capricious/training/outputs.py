@@ -13,6 +13,7 @@ from torch import nn
 
 from capricious.config import to_mapping
 from capricious.data import storage
+from capricious.data.records import picture_names
 from capricious.errors import ConfigError
 from capricious.model.bundle import save_bundle
 from capricious.training import augment, checkpoint, checkpoint_store, observers
@@ -97,6 +98,7 @@ class Outputs:
             "minutes": round(elapsed / 60, 3),
             "seconds_left": round(left),
             "discriminator_steps": self._state.pace.steps,
+            "augment_probability": round(self._state.pace.augment, 4),
             **measured,
             "margin": round(measured["logits/real"] - measured["logits/fake"], 5),
         }
@@ -228,4 +230,5 @@ class Outputs:
             "data": {"fingerprint": self._source.dataset.fingerprint, "portraits": len(self._source.dataset)},
             "scores": scores,
         }
-        save_bundle(folder, network.generator, network.encoder, info)
+        seen = picture_names(self._source.dataset.portrait(i).id for i in range(len(self._source.dataset)))
+        save_bundle(folder, network.generator, network.encoder, info, training_pictures=seen)

@@ -9,7 +9,7 @@ from typing import Any
 from capricious.training import checkpoint
 from capricious.training.ema import Ema
 from capricious.training.networks import Autoencoder
-from capricious.training.pace import DiscriminatorPace
+from capricious.training.pace import Pace
 from capricious.training.strategy import Player
 
 
@@ -24,7 +24,7 @@ class TrainingState:
     autoencoder: Player
     discriminator: Player
     ema: Ema[Autoencoder]
-    pace: DiscriminatorPace
+    pace: Pace
     images_seen: int = 0
 
     def save(self, folder: Path, first: bool) -> None:
