@@ -42,7 +42,9 @@ class Nodes:
     def __init__(self, workers: int):
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "dashboard_port": 8391})
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "dashboard_port": 8391}
+        )
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(workers + 1)]
 
     def processes(self, node) -> list[psutil.Process]:

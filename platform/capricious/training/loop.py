@@ -188,9 +188,7 @@ class Run:
         ramp = min(1.0, (seen + config.batch_size) / (config.lr_ramp_kimg * 1000)) if config.lr_ramp_kimg else 1.0
         mine = draws.part(self.processes.rank, self.processes.world_size).to(self.processes.device)
         pace = state.pace
-        losses = self.step(
-            batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment, lr_scale=ramp
-        )
+        losses = self.step(batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment, lr_scale=ramp)
         state.images_seen += config.batch_size
         pace.observe(losses)
         with state.autoencoder.gathered():
