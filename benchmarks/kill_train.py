@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ |= {"RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "180"}
 os.environ |= {"RAY_agent_register_timeout_ms": "180000", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+os.environ |= {"RAY_worker_niceness": "0"}  # Ray would let everything else on this machine go first
 
 TINY = ["--training.network.width=4", "--training.network.hidden=4", "--training.network.latent=8"]
 TINY += ["--training.network.encoder-width=4", "--training.network.discriminator-width=4"]
