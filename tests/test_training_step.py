@@ -18,7 +18,8 @@ from capricious.faces import image as image_io
 from capricious.faces.attributes import Attributes
 from capricious.training import augment
 from capricious.training.augment import AGE
-from capricious.training.batches import BatchSource, Order, age_weights
+from capricious.training.balance import balanced_weights
+from capricious.training.batches import BatchSource, Order
 from capricious.training.config import PairAugmentConfig, R1Config, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
 from capricious.training.networks import new_networks
@@ -81,11 +82,23 @@ def test_each_epoch_shows_every_portrait_once_and_in_another_order():
     assert not np.array_equal(first, Order(30, seed=6).indices(0, 30))
 
 
-def test_age_weights_level_the_decades_up_to_the_limit():
-    ages = [25.0] * 80 + [35.0] * 20 + [95.0]
-    weights = age_weights(ages, limit=8.0)
+def test_balanced_weights_level_the_decades_up_to_the_limit():
+    sitters = [Attributes(age=25.0)] * 80 + [Attributes(age=35.0)] * 20 + [Attributes(age=95.0)]
+    weights = balanced_weights(sitters, "age", limit=8.0)
     assert weights[0] * 80 == pytest.approx(weights[80] * 20)
     assert weights[100] == 8.0  # and not 80
+    assert balanced_weights(sitters, "none") is None
+
+
+def test_balanced_weights_level_the_genders_of_each_decade():
+    groups = {(25.0, 0.0): 8, (25.0, 1.0): 2, (65.0, 1.0): 4, (65.0, None): 1, (None, 0.0): 1}
+    sitters = [Attributes(age=age, gender=gender) for (age, gender), n in groups.items() for _ in range(n)]
+    weights = balanced_weights(sitters, "age-gender")
+    shown, start = [], 0
+    for n in groups.values():
+        shown.append(weights[start : start + n].sum())
+        start += n
+    assert shown == pytest.approx([8.0] * len(groups))
 
 
 def test_balanced_order_draws_by_weight():

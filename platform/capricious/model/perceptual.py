@@ -14,7 +14,7 @@ from torch.nn.functional import l1_loss, max_pool2d, relu
 
 from capricious import weights
 from capricious.errors import CapriciousError
-from capricious.model.mobilenet_v2 import IMAGENET_MEAN, IMAGENET_STD
+from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Run:
             rank=self.processes.rank,
             world_size=self.processes.world_size,
             device=device,
-            balance_ages=config.balance_ages,
+            balance=config.balance,
             shares=config.data_shares,
             memory_budget=0 if feed is not None else int(config.memory_budget_gb * 2**30),
             workers=config.num_workers,
@@ -187,9 +187,7 @@ class Run:
         ramp = min(1.0, (seen + config.batch_size) / (config.lr_ramp_kimg * 1000)) if config.lr_ramp_kimg else 1.0
         mine = draws.part(self.processes.rank, self.processes.world_size).to(self.processes.device)
         pace = state.pace
-        losses = self.step(
-            batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment, lr_scale=ramp
-        )
+        losses = self.step(batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment, lr_scale=ramp)
         state.images_seen += config.batch_size
         pace.observe(losses)
         with state.autoencoder.gathered():
