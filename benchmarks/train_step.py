@@ -295,6 +295,7 @@ def compare(width: int, batch: Batch, rounds: int, device: str, kinds: list[str]
     for _ in range(rounds):
         for kind, step in variants.items():
             times[kind].append(seconds(step, batch))
+            print(f"{kind}: {times[kind][-1]:.2f} s", file=sys.stderr, flush=True)
     return {kind: statistics.median(values) for kind, values in times.items()}
 
 

@@ -430,6 +430,23 @@ def test_lazy_penalty_comes_every_few_steps_and_counts_for_all_of_them():
     assert losses_of[0] - alone["discriminator"].item() == pytest.approx(2.0 / 2 * 4 * logs[0]["r1"].item(), rel=1e-3)
 
 
+def test_penalty_and_adversary_learn_the_same_under_ddp():
+    weights = []
+    for strategy in ("plain", "ddp"):
+        loss = replace(NO_WEIGHTS, adversary=1.0)
+        config = tiny_config(r1=R1Config(weight=2.0, every=1), loss=loss, strategy=strategy)
+        spread = create(config)
+        try:
+            networks = new_networks(config)
+            players = [spread.player(network, 1e-3) for network in networks]
+            GanStep(config, *players, perceptual=None, estimator=Brightness())(source().batch(0), draws(config))
+            weights.append([p.detach() for network in networks for p in network.parameters()])
+        finally:
+            spread.processes.close()
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
 def test_augmented_step_shows_the_discriminator_pairs_that_moved_together():
     config = tiny_config(augment=PairAugmentConfig(probability=1.0, colour=False, cutout=False))
     step, batch = game(config), source().batch(0)
