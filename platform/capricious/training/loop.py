@@ -151,7 +151,8 @@ class Run:
             meter.add(self._one_step(next(batches)))
             steps, before = state.images_seen // config.batch_size, notice
             if steps % AGREE_EVERY == 0:
-                notice = self._agree(Notice.STOP if _is_over(config, started) else notices())
+                told = notices()  # by all, always: it may wait for the others
+                notice = self._agree(Notice.STOP if _is_over(config, started) else told)
             ends = notice == Notice.STOP or state.images_seen >= total
             if steps % config.log_every == 0 or ends:
                 metrics = self.outputs.log(meter, started)

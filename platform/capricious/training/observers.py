@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,15 +63,26 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, images_seen: int):
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter, whose queue loses what it holds in a kill.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
 
-        self._writer = SummaryWriter(str(folder), purge_step=images_seen + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._summary = Event, Summary
+        self._file = EventsWriter(str(folder / "events"))
+        self._write(step=images_seen + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
-        step = round(metrics["kimg"] * 1000)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name if "/" in name else f"training/{name}", value, step)
-        self._writer.flush()
+        values = [
+            self._summary.Value(tag=name if "/" in name else f"training/{name}", simple_value=value)
+            for name, value in metrics.items()
+        ]
+        self._write(step=round(metrics["kimg"] * 1000), summary=self._summary(value=values))
+
+    def _write(self, **content: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **content))
+        self._file.flush()
 
 
 class Prometheus:

@@ -90,7 +90,7 @@ class Outputs:
         seen, config = self._state.images_seen, self.config
         measured = meter.read(seen, self._processes)
         elapsed = time.monotonic() - started
-        left = (config.kimg * 1000 - seen) / measured["images_per_second"]
+        left = (config.kimg * 1000 - seen) / max(measured["images_per_second"], 0.01)
         if config.max_minutes is not None:
             left = min(left, max(0.0, config.max_minutes * 60 - elapsed))
         metrics: dict[str, Any] = {
