@@ -139,7 +139,8 @@ def _figures(report: Mapping[str, Any]) -> str:
     return (
         page.paragraph(
             "↑ more is better, ↓ less is better. “Input unchanged” returns the original whatever is asked; "
-            "“reconstruction only” answers every request with the render at the sitter's own age: both show what a figure is worth."
+            "“reconstruction only” answers every request with the render at the sitter's own age: both show what a "
+            "figure is worth."
         )
         + page.table("All portraits", ["", *subjects], rows)
         + explained
@@ -251,9 +252,7 @@ def _identity(report: Mapping[str, Any]) -> str:
             "does a true cosine."
         )
         + chart
-        + page.table(
-            "Share that passes as the same person", heads, rows, [("", 1), *((n, 2) for n in report["bundles"])]
-        )
+        + page.table("Share that passes as the same person", heads, rows, groups)
     )
 
 

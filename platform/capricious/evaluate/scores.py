@@ -51,7 +51,9 @@ FIGURES = {
     "age/monotone": Figure("rising steps", "share of steps to the next older age at which the estimate rises", 1, 2),
     "identity/cosine": Figure("identity", "cosine to the original (faceres)", 1, 3),
     "identity/accepted": Figure("same person", "share of renders above the threshold (faceres)", 1, 2),
-    "identity/dlib": Figure("same person, dlib", f"share of renders with a distance below {DLIB_DISTANCE}", 1, 2),
+    "identity/dlib": Figure(
+        "same person, dlib", f"share of youngest and oldest renders with a distance below {DLIB_DISTANCE}", 1, 2
+    ),
     "quality/kid": Figure("KID × 1000", "of renders at the own age to real pictures, × 1000", -1, 1),
     "quality/frechet": Figure("Fréchet", "distance of renders at the own age to real pictures", -1, 1),
     "reconstruction/psnr": Figure("PSNR", "of the render at the own age, dB", 1, 1),
