@@ -165,9 +165,9 @@ class Measurer:
             looked = [0] if real is None else [1, len(pictures) - 1]
             described = self._dlib(pictures[looked], to_crop(face.landmarks, face.quad, face.image.shape[0]))
             own = described[0] if real is None else np.frombuffer(real["dlib_embedding"], np.float32)
-            row["dlib_distance"] = unknown.copy()
-            row["dlib_distance"][looked] = np.linalg.norm(described - own, axis=1)
-            row["dlib_embedding"] = described[0].tobytes()
+            distance = unknown.copy()
+            distance[looked] = np.linalg.norm(described - own, axis=1)
+            row.update(dlib_distance=distance, dlib_embedding=described[0].tobytes())
         if self._features:
             row["features"] = self._features(pictures).astype(np.float16).tobytes()
         row.update(self._readings(face, pictures))
