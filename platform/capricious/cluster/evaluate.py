@@ -62,7 +62,7 @@ class EvaluateConfig:
     split: Literal["test", "train", "all"] = "test"
     """Which part of prepared datasets; collections are measured whole."""
     portraits: int = 1000
-    """At most so many portraits, spread evenly; 0 for all."""
+    """At most so many portraits of each dataset or collection, spread evenly; 0 for all."""
     ages: str = "8:80:8"
     """Requested ages in years: from:to:step, or a list."""
     resolution: int = 0

@@ -60,8 +60,10 @@ FIGURES = {
     "reconstruction/ssim": Figure("SSIM", "of the render at the own age", 1, 3),
     "reconstruction/perceptual": Figure("perceptual", "VGG16 distance of the render at the own age", -1, 3),
     "mask/found": Figure("face found", "share of renders in which a face is found", 1, 2),
-    "mask/regions": Figure("regions IoU", "background, skin and hair against the given map", 1, 3),
-    "mask/parts": Figure("parts IoU", "boxes of eyes, brows, nose and mouth against the given map", 1, 3),
+    "mask/regions": Figure(
+        "regions IoU", "background, skin and hair against the given map, where a face is found", 1, 3
+    ),
+    "mask/parts": Figure("parts IoU", "boxes of eyes, brows, nose and mouth against it, where a face is found", 1, 3),
     "leakage/gender": Figure("gender flips", "share of a sweep's renders with another gender than the original", -1, 3),
     "leakage/glasses": Figure("glasses flips", "share of a sweep's renders with glasses come or gone", -1, 3),
     "leakage/background": Figure("background", "mean change of the background in a sweep, levels of 255", -1, 2),
