@@ -31,8 +31,8 @@ from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator
 
 AGES = [10.0, 30.0, 50.0, 70.0]
-PICTURE = encode(np.full((8, 8, 3), 90, np.uint8), "webp")
-MAP = encode(np.ones((8, 8), np.uint8), "png")
+PICTURE = encode(np.full((16, 16, 3), 90, np.uint8), "webp")
+MAP = encode(np.ones((16, 16), np.uint8), "png")
 
 
 def rows_of(portraits: int, slope: float, cosine: float, name: str = "made up", seed: int = 0) -> list[dict]:
@@ -95,7 +95,7 @@ def test_the_report_says_what_was_put_into_the_rows():
     baselines = {name: s["groups"]["all"]["age/slope"]["value"] for name, s in report["subjects"].items()}
     assert baselines == {IDENTITY: 0.0, "made up, reconstruction only": 0.0, "made up": found["age/slope"]}
     assert report["judge_on_real"]["all"]["bias"]["value"] == pytest.approx(3.0)
-    assert report["judge_on_real"]["all"]["mae"]["n"] == report["labelled_ages"] == 20
+    assert report["judge_on_real"]["all"]["mae"]["n"] == report["labelled_ages"] == 16
     assert report["sitters"]["painting"] == 10 and report["sitters"]["all"] == 40
     assert report["bundles"]["made up"]["ages_beyond_training"] == [10.0]
     assert report["extractors"]["faceres"]["sha256"].startswith("2c7d2d62")
