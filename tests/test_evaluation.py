@@ -16,7 +16,8 @@ from capricious.annotate.annotator import Annotator, AnnotatorConfig
 from capricious.annotate.crop_reader import CropReader
 from capricious.cluster.evaluate import EvaluateConfig, bundle_names, evaluate
 from capricious.data.prepared import PreparedDataset
-from capricious.data.records import picture_names
+from capricious.data.records import PORTRAIT_SCHEMA, picture_names
+from capricious.data.tables import read_table, write_table
 from capricious.errors import CapriciousError, ConfigError
 from capricious.evaluate import checkpoint_scorer, measure, scores
 from capricious.evaluate.checkpoint_scorer import CheckpointScorer, harmonic_mean
@@ -143,7 +144,7 @@ def test_configurations_that_make_no_sense_are_refused():
         EvaluateConfig(out="out", photographs=("a",))
     with pytest.raises(ConfigError, match="something to measure on"):
         EvaluateConfig(out="out", bundles=("a",))
-    with pytest.raises(ConfigError, match="two bundles, found: 1"):
+    with pytest.raises(ConfigError, match="two bundles, found: a"):
         EvaluateConfig(out="out", compare=("a",), photographs=("b",))
     with pytest.raises(ConfigError, match="two or more, ascending"):
         EvaluateConfig(out="out", bundles=("a",), photographs=("b",), ages="30,20")
@@ -261,13 +262,20 @@ def test_a_folder_of_pictures_is_prepared_scored_and_resumed(ray_cluster, pictur
         evaluate(replace(config, ages="20,40"))
 
 
-def test_training_images_are_refused_unless_asked_for(ray_cluster, pictures, bundle, tmp_path):
+def read_rows(shard) -> list[dict]:
+    return read_table(str(shard)).to_pylist()
+
+
+def test_training_images_are_refused_unless_asked_for_and_a_damaged_portrait_is_told(
+    ray_cluster, pictures, bundle, tmp_path
+):
     prepared = tmp_path / "first"
     config = EvaluateConfig(
         out=str(prepared), bundles=(str(bundle),), photographs=(str(pictures),), ages="20,60", workers=1
     )
     evaluate(config)
-    dataset = PreparedDataset(str(prepared / "prepared" / "photographs-0"), None)
+    folder = str(prepared / "prepared" / "photographs-0")
+    dataset = PreparedDataset(folder, None)
     names = picture_names(dataset.portrait(i).id for i in range(len(dataset)))
     seen = tmp_path / "seen" / "bundle"
     networks = Generator(tiny()), StyleEncoder(EncoderConfig(64, 2, 8))
@@ -275,8 +283,11 @@ def test_training_images_are_refused_unless_asked_for(ray_cluster, pictures, bun
     again = replace(config, out=str(tmp_path / "second"), bundles=(str(seen),))
     with pytest.raises(CapriciousError, match="1 of the 2 portraits are among the training images of seen"):
         evaluate(again)
-    report = evaluate(replace(again, allow_training_images=True)).report
-    assert report["bundles"]["seen"]["training_images"] == 1
+    shard = next(uri for uri in sorted((prepared / "prepared/photographs-0/portraits").iterdir()) if read_rows(uri))
+    write_table(str(shard), [{**row, "image": b"damaged"} for row in read_rows(shard)], PORTRAIT_SCHEMA)
+    outcome = evaluate(replace(again, allow_training_images=True))
+    assert (outcome.measured, outcome.reasons, outcome.exit_code(0.1)) == (1, {"decode: not-an-image": 1}, 1)
+    assert outcome.report["bundles"]["seen"]["training_images"] == 1
     assert "seen was trained on 1 of these 2 portraits" in (tmp_path / "second" / "report.html").read_text()
 
 
