@@ -6,7 +6,8 @@ The textbook step is written here as papers and tutorials write it: γ and β co
 as one-hot floats for every layer, the generator run once for each player, spectral norm at every call, float32, the
 default memory format, the discriminator's weights gathering gradients that nobody needs in the generator's step. Both
 have the same layers, losses and optimizer, no swap pass, and random weights: only time is measured. Medians of
-interleaved rounds, so that a noisy machine disturbs all alike. Read the ratios.
+interleaved rounds, so that a noisy machine disturbs all alike; on one that does other work too, the seconds of CPU
+(with --threads 1, where nothing spins) say more than those on the clock. Read the ratios.
 
 On CUDA it adds images/s, TFLOP/s and the share of the peak (--peak-tflops) of our step in bf16 at --batch.
 """
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -264,12 +266,19 @@ def _head(generator: torch.Generator) -> np.ndarray:
     return labels
 
 
-def seconds(step: Callable[[Batch], None], batch: Batch) -> float:
+class Seconds(NamedTuple):
+    """Of one step: on the clock, and of all processor cores together."""
+
+    wall: float
+    cpu: float
+
+
+def seconds(step: Callable[[Batch], None], batch: Batch) -> Seconds:
     _wait(batch)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     step(batch)
     _wait(batch)
-    return time.perf_counter() - start
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def _wait(batch: Batch) -> None:
@@ -277,7 +286,7 @@ def _wait(batch: Batch) -> None:
         torch.cuda.synchronize()
 
 
-def compare(width: int, batch: Batch, rounds: int, device: str, kinds: list[str]) -> dict[str, float]:
+def compare(width: int, batch: Batch, rounds: int, device: str, kinds: list[str]) -> dict[str, Seconds]:
     """Returns the median seconds of a step by kind."""
     count = len(batch.image)
     perceptual = PerceptualLoss().to(device)
@@ -291,11 +300,13 @@ def compare(width: int, batch: Batch, rounds: int, device: str, kinds: list[str]
         )
     for step in variants.values():
         step(batch)  # once for nothing: kernels are chosen, optimizers make their state
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    times: dict[str, list[Seconds]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, step in variants.items():
             times[kind].append(seconds(step, batch))
-    return {kind: statistics.median(values) for kind, values in times.items()}
+            wall, cpu = times[kind][-1]
+            print(f"{kind}: {wall:.2f} s, {cpu:.2f} s of CPU", file=sys.stderr, flush=True)
+    return {kind: Seconds(*map(statistics.median, zip(*values, strict=True))) for kind, values in times.items()}
 
 
 KINDS: dict[str, dict[str, object]] = {
@@ -321,11 +332,14 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=4)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    arguments.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's")
     arguments.add_argument("--data", help="prepared dataset, for real label maps")
     arguments.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS)[:6])
     arguments.add_argument("--peak-tflops", type=float, default=989.0, help="bf16 peak of the GPU; H100 and H200: 989")
     arguments.add_argument("--profile", choices=list(KINDS), help="where the time of one step goes, instead")
     options = arguments.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     batch = portraits(options.data, options.batch, options.device)
     if options.profile:
         profile(options.profile, options.width[0], batch, options.device)
@@ -334,19 +348,18 @@ def main() -> None:
     print(f"{what}, {options.device}, torch {torch.__version__}")
     for width in options.width:
         medians = compare(width, batch, options.rounds, options.device, options.kinds)
-        slowest = medians.get("textbook", max(medians.values()))
-        print(f"\nwidth {width}\n{'':24}  {'s/step':>8}  {'images/s':>9}  {'×':>5}")
-        for kind, value in medians.items():
-            print(f"{kind:24}  {value:>8.3f}  {options.batch / value:>9.2f}  {slowest / value:>5.2f}", flush=True)
+        first = medians[options.kinds[0]]
+        print(f"\n| width {width} | s/step | images/s | × | CPU s | × |\n|---|---:|---:|---:|---:|---:|")
+        for kind, (wall, cpu) in medians.items():
+            speed = f"{wall:.3f} | {options.batch / wall:.2f} | {first.wall / wall:.2f}"
+            print(f"| {kind} | {speed} | {cpu:.3f} | {first.cpu / cpu:.2f} |", flush=True)
         if options.device == "cuda":
             # Counted without patches: what the same mathematics costs in full.
             changes = {**KINDS["ours, bf16"], "distinct_share": 0.0}
             work = flops(OurStep(our_config(width, options.batch, "cuda", **changes)), batch)
-            speed = work / medians["ours, bf16"] / 1e12
-            print(
-                f"{work / options.batch / 1e9:.0f} GFLOP an image; bf16: {speed:.0f} TFLOP/s, "
-                f"{speed / options.peak_tflops:.1%} of {options.peak_tflops:g}"
-            )
+            tflops = work / medians["ours, bf16"].wall / 1e12
+            share = f"{tflops / options.peak_tflops:.1%} of {options.peak_tflops:g}"
+            print(f"{work / options.batch / 1e9:.0f} GFLOP an image; bf16: {tflops:.0f} TFLOP/s, {share}")
 
 
 def profile(kind: str, width: int, batch: Batch, device: str) -> None:

@@ -18,7 +18,8 @@ from capricious.faces import image as image_io
 from capricious.faces.attributes import Attributes
 from capricious.training import augment
 from capricious.training.augment import AGE
-from capricious.training.batches import BatchSource, Order, age_weights
+from capricious.training.balance import balanced_weights
+from capricious.training.batches import BatchSource, Order
 from capricious.training.config import PairAugmentConfig, R1Config, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
 from capricious.training.networks import new_networks
@@ -81,11 +82,23 @@ def test_each_epoch_shows_every_portrait_once_and_in_another_order():
     assert not np.array_equal(first, Order(30, seed=6).indices(0, 30))
 
 
-def test_age_weights_level_the_decades_up_to_the_limit():
-    ages = [25.0] * 80 + [35.0] * 20 + [95.0]
-    weights = age_weights(ages, limit=8.0)
+def test_balanced_weights_level_the_decades_up_to_the_limit():
+    sitters = [Attributes(age=25.0)] * 80 + [Attributes(age=35.0)] * 20 + [Attributes(age=95.0)]
+    weights = balanced_weights(sitters, "age", limit=8.0)
     assert weights[0] * 80 == pytest.approx(weights[80] * 20)
     assert weights[100] == 8.0  # and not 80
+    assert balanced_weights(sitters, "none") is None
+
+
+def test_balanced_weights_level_the_genders_of_each_decade():
+    groups = {(25.0, 0.0): 8, (25.0, 1.0): 2, (65.0, 1.0): 4, (65.0, None): 1, (None, 0.0): 1}
+    sitters = [Attributes(age=age, gender=gender) for (age, gender), n in groups.items() for _ in range(n)]
+    weights = balanced_weights(sitters, "age-gender")
+    shown, start = [], 0
+    for n in groups.values():
+        shown.append(weights[start : start + n].sum())
+        start += n
+    assert shown == pytest.approx([8.0] * len(groups))
 
 
 def test_balanced_order_draws_by_weight():
@@ -415,6 +428,23 @@ def test_lazy_penalty_comes_every_few_steps_and_counts_for_all_of_them():
     # Of the two updates of a step the first has it: hinge loss + γ/2 · 4 · penalty. (log has the second one's hinge.)
     alone = game(replace(config, r1=R1Config()))(batch, draws(config))
     assert losses_of[0] - alone["discriminator"].item() == pytest.approx(2.0 / 2 * 4 * logs[0]["r1"].item(), rel=1e-3)
+
+
+def test_penalty_and_adversary_learn_the_same_under_ddp():
+    weights = []
+    for strategy in ("plain", "ddp"):
+        loss = replace(NO_WEIGHTS, adversary=1.0)
+        config = tiny_config(r1=R1Config(weight=2.0, every=1), loss=loss, strategy=strategy)
+        spread = create(config)
+        try:
+            networks = new_networks(config)
+            players = [spread.player(network, 1e-3) for network in networks]
+            GanStep(config, *players, perceptual=None, estimator=Brightness())(source().batch(0), draws(config))
+            weights.append([p.detach() for network in networks for p in network.parameters()])
+        finally:
+            spread.processes.close()
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_augmented_step_shows_the_discriminator_pairs_that_moved_together():

@@ -50,7 +50,7 @@ class InOrder(DataConfig):
             JoinedDatasets(self._data, "train"),
             resolution=config.resolution,
             seed=config.seed,
-            balance_ages=config.balance_ages,
+            balance=config.balance,
             shares=config.data_shares,
         )
         shared = ray.put(stream)  # one copy a node, read in place by all tasks there

@@ -29,7 +29,7 @@ from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_s
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render import read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import ShardWorker, run_shards
+from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards
 from capricious.data import storage
 from capricious.data.prepared import MANIFEST
 from capricious.data.records import REJECT_SCHEMA, Portrait, reject_row
@@ -62,7 +62,7 @@ class EvaluateConfig:
     split: Literal["test", "train", "all"] = "test"
     """Which part of prepared datasets; collections are measured whole."""
     portraits: int = 1000
-    """At most so many portraits, spread evenly; 0 for all."""
+    """At most so many portraits of each dataset or collection, spread evenly; 0 for all."""
     ages: str = "8:80:8"
     """Requested ages in years: from:to:step, or a list."""
     resolution: int = 0
@@ -81,8 +81,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.all_bundles:
             raise ConfigError("bundles must name at least one model bundle")
-        if len(self.compare) not in (0, 2):
-            raise ConfigError(f"compare must name two bundles, found: {len(self.compare)}")
+        if len(self.compare) not in (0, 2) or len(set(self.compare)) < len(self.compare):
+            raise ConfigError(f"compare must name two bundles, found: {', '.join(self.compare)}")
         if not self.photographs + self.paintings:
             raise ConfigError("photographs or paintings must name something to measure on")
         if self.portraits < 0 or self.workers < 0 or self.shard_size < 1:
@@ -140,7 +140,8 @@ class MeasureShard(ShardWorker):
         rejects: list[dict[str, str]] = []
         for medium, portrait in chosen:
             try:
-                rows += self._measure(portrait, medium, real)
+                with bugs_as_rejections(portrait.source_uri):
+                    rows += self._measure(portrait, medium, real)
             except Rejection as rejection:
                 rejects.append(reject_row(portrait.source_uri, rejection))
         write_table(rejects_uri(self.out, shard), rejects, REJECT_SCHEMA)
@@ -148,12 +149,14 @@ class MeasureShard(ShardWorker):
         return {"shard": [shard], "done": [len(chosen) - len(rejects)], "failed": [len(rejects)]}
 
     def _real(self, portrait: Portrait) -> dict[str, Any]:
-        return self.measurer.real(portrait, fit(portrait.decoded(), self.resolution))
+        with bugs_as_rejections(portrait.source_uri):
+            return self.measurer.real(portrait, fit(portrait.decoded(), self.resolution))
 
     def _measure(self, portrait: Portrait, medium: str, real: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns the rows of a portrait, its own and one for each bundle: all of them or none."""
         face = fit(portrait.decoded(), self.resolution)
-        own = {**real[portrait.id], "medium": medium}
+        # Not among them: it was rejected, which this tells.
+        own = {**(real.get(portrait.id) or self._real(portrait)), "medium": medium}
         rows = [own]
         for name, renderer in self.renderers.items():
             pictures = renderer.render(face, self.sweep.variants())
@@ -207,7 +210,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
     run_shards(MeasureShard, arguments, plan, todo, workers, "evaluate")
     about = [BundleInfo(name, bundle.sha256, bundle.info, seen[name]) for name, bundle in bundles.items()]
     names = {uri: name for name, uri in addresses.items()}
-    compared = [names[storage.absolute(uri)] for uri in config.compare]
+    compared = [names[storage.absolute(uri).rstrip("/")] for uri in config.compare]
     return _finish(plan, about, missing, compared)
 
 

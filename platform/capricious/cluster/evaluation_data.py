@@ -44,28 +44,26 @@ CHOSEN_SCHEMA = pa.schema(
 
 
 def choose(datasets: Iterable[Dataset], limit: int) -> list[Chosen]:
-    """Returns at most `limit` portraits (0: all), spread evenly over the datasets, each picture's face once.
+    """Returns at most `limit` portraits (0: all) of each dataset, spread evenly over it; each picture's face once.
 
     Raises:
         CapriciousError: a dataset has no portraits in its split.
     """
-    found: dict[str, Chosen] = {}
+    chosen: dict[str, Chosen] = {}
     for dataset in datasets:
-        before = len(found)
+        found: dict[str, Chosen] = {}
         for entry in read_manifest(dataset.uri)["shards"]:
             table = read_shard(dataset.uri, "portraits", entry["shard"], ["id", "split"])
-            for row, (id, split) in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
-                if dataset.split in (None, split):
+            for row, values in enumerate(table.to_pylist()):
+                id = values["id"]
+                if dataset.split in (None, values["split"]) and id not in chosen:
                     found.setdefault(id, Chosen(dataset.uri, dataset.medium, entry["shard"], row, id))
-        if len(found) == before:
-            raise CapriciousError(
-                f"{dataset.uri} has no portraits in split {dataset.split!r} (or all of them twice); "
-                "choose another --split, or prepare it with a --test-share"
-                if dataset.split
-                else f"{dataset.uri} has no portraits; see its rejects for the reasons"
-            )
-    entries = list(found.values())
-    return select(entries, limit) if limit else entries
+        if not found:
+            remedy = "choose another --split, or prepare it with a --test-share" if dataset.split else "see its rejects"
+            raise CapriciousError(f"{dataset.uri} has no (new) portraits in split {dataset.split or 'all'!r}; {remedy}")
+        entries = list(found.values())
+        chosen.update((entry.id, entry) for entry in (select(entries, limit) if limit else entries))
+    return list(chosen.values())
 
 
 def write_chosen(out: str, shard: int, chosen: list[Chosen]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -106,6 +107,7 @@ def paired_test(first: np.ndarray, second: np.ndarray, flips: int = 10_000) -> P
     return PairedTest(interval, (extreme + 1) / (flips + 1))
 
 
+@lru_cache(maxsize=4)  # the figures of a group of sitters share theirs
 def _draws(portraits: int, replicates: int) -> np.ndarray:
     """Returns how often each replicate draws each portrait, replicates×P float64."""
     even = np.full(portraits, 1 / portraits)

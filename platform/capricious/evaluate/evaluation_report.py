@@ -53,7 +53,7 @@ def text_of(found: Found | None, key: str) -> str:
     """Writes the value of a figure, "–" where there is none."""
     if found is None or found["value"] is None:
         return "–"
-    return f"{found['value']:.{FIGURES[key].digits}f}".replace("-", "−")
+    return _number(found["value"], FIGURES[key].digits)
 
 
 def interval_of(found: Found | None, key: str) -> str:
@@ -61,7 +61,12 @@ def interval_of(found: Found | None, key: str) -> str:
     if found is None or found["low"] is None or found["high"] is None:
         return ""
     digits = FIGURES[key].digits
-    return f"{found['low']:.{digits}f} … {found['high']:.{digits}f}".replace("-", "−")
+    return f"{_number(found['low'], digits)} … {_number(found['high'], digits)}"
+
+
+def _number(value: float, digits: int) -> str:
+    """Writes a number with a proper minus, and none before zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _cell(found: Found | None, key: str) -> Cell:
@@ -89,6 +94,12 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
             )
     for name, reason in report["missing"].items():
         yield f"The extractor {name} could not be had; its figures are missing. {reason.splitlines()[0]}"
+    threshold = report["threshold"]
+    if threshold["cosine"] is not None and threshold["pairs"] < 10 / threshold["false_accepts"]:
+        yield (
+            f"{number(threshold['pairs'])} pairs of sitters are too few to find the cosine that only "
+            f"{threshold['false_accepts']:.1%} of strangers exceed: the threshold of “same person” is a guess."
+        )
     if whole < FEW:
         yield f"Only {whole} portraits: look at the intervals, not at the figures."
 
@@ -115,7 +126,7 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
     if real:
         yield (
             f"The judge itself is {real['mae']['value']:.1f} years off on {number(real['mae']['n'])} of these "
-            "portraits whose ages are known. No age error below that can be told from none."
+            "portraits whose ages are known: of an age error of that order, much is its own."
         )
 
 
@@ -139,7 +150,8 @@ def _figures(report: Mapping[str, Any]) -> str:
     return (
         page.paragraph(
             "↑ more is better, ↓ less is better. “Input unchanged” returns the original whatever is asked; "
-            "“reconstruction only” answers every request with the render at the sitter's own age: both show what a figure is worth."
+            "“reconstruction only” answers every request with the render at the sitter's own age: both show what a "
+            "figure is worth."
         )
         + page.table("All portraits", ["", *subjects], rows)
         + explained
@@ -251,9 +263,7 @@ def _identity(report: Mapping[str, Any]) -> str:
             "does a true cosine."
         )
         + chart
-        + page.table(
-            "Share that passes as the same person", heads, rows, [("", 1), *((n, 2) for n in report["bundles"])]
-        )
+        + page.table("Share that passes as the same person", heads, rows, groups)
     )
 
 

@@ -51,15 +51,19 @@ FIGURES = {
     "age/monotone": Figure("rising steps", "share of steps to the next older age at which the estimate rises", 1, 2),
     "identity/cosine": Figure("identity", "cosine to the original (faceres)", 1, 3),
     "identity/accepted": Figure("same person", "share of renders above the threshold (faceres)", 1, 2),
-    "identity/dlib": Figure("same person, dlib", f"share of renders with a distance below {DLIB_DISTANCE}", 1, 2),
+    "identity/dlib": Figure(
+        "same person, dlib", f"share of youngest and oldest renders with a distance below {DLIB_DISTANCE}", 1, 2
+    ),
     "quality/kid": Figure("KID × 1000", "of renders at the own age to real pictures, × 1000", -1, 1),
     "quality/frechet": Figure("Fréchet", "distance of renders at the own age to real pictures", -1, 1),
     "reconstruction/psnr": Figure("PSNR", "of the render at the own age, dB", 1, 1),
     "reconstruction/ssim": Figure("SSIM", "of the render at the own age", 1, 3),
     "reconstruction/perceptual": Figure("perceptual", "VGG16 distance of the render at the own age", -1, 3),
     "mask/found": Figure("face found", "share of renders in which a face is found", 1, 2),
-    "mask/regions": Figure("regions IoU", "background, skin and hair against the given map", 1, 3),
-    "mask/parts": Figure("parts IoU", "boxes of eyes, brows, nose and mouth against the given map", 1, 3),
+    "mask/regions": Figure(
+        "regions IoU", "background, skin and hair against the given map, where a face is found", 1, 3
+    ),
+    "mask/parts": Figure("parts IoU", "boxes of eyes, brows, nose and mouth against it, where a face is found", 1, 3),
     "leakage/gender": Figure("gender flips", "share of a sweep's renders with another gender than the original", -1, 3),
     "leakage/glasses": Figure("glasses flips", "share of a sweep's renders with glasses come or gone", -1, 3),
     "leakage/background": Figure("background", "mean change of the background in a sweep, levels of 255", -1, 2),

@@ -107,7 +107,7 @@ def sitters_of(rows: list[dict[str, Any]]) -> Sitters:
         source_uris=tuple(row["source_uri"] for row in rows),
         medium=np.array([MEDIA.index(row["medium"]) for row in rows]),
         age=_numbers(row["age"] for row in rows),
-        labelled=np.array([row["age_source"] == "label" for row in rows]),
+        labelled=np.array([row["age"] is not None and row["age_source"] == "label" for row in rows]),
         gender=_numbers(row["gender"] for row in rows),
     )
 

@@ -17,6 +17,7 @@ from capricious.data.records import Portrait
 from capricious.errors import CapriciousError, ConfigError
 from capricious.faces import image as image_io
 from capricious.faces.label_map import CLASSES, resize_label_map
+from capricious.training.balance import Balance, balanced_weights
 from capricious.training.datasets import share_weights
 
 
@@ -85,25 +86,13 @@ class Order:
         return self._permutation
 
 
-def age_weights(ages: list[float | None], limit: float = 8.0) -> np.ndarray:
-    """Returns frequencies that show every age decade equally often.
-
-    A portrait in a rare decade is shown at most `limit` times as often as one in the commonest decade:
-    a dozen centenarians shown without end would be learnt by heart. Unknown ages are a decade of their own.
-    """
-    decades = np.array([-1 if age is None else int(age // 10) for age in ages])
-    kinds, which, counts = np.unique(decades, return_inverse=True, return_counts=True)
-    del kinds
-    return np.minimum(counts.max() / counts, limit)[which]
-
-
 class PortraitStream:
     """The endless stream of portraits that a run sees, from any position on. It holds no state and can be pickled.
 
     Args:
         dataset: a PreparedDataset, or one like it.
         resolution: of the decoded pictures; the dataset's own or smaller.
-        balance_ages: show all age decades equally often (see `age_weights`).
+        balance: see `balanced_weights`.
         shares: how often each dataset of `dataset.sizes` is shown, in proportion; None for by size.
 
     Attributes:
@@ -119,7 +108,7 @@ class PortraitStream:
         *,
         resolution: int,
         seed: int,
-        balance_ages: bool = False,
+        balance: Balance = "none",
         shares: tuple[float, ...] | None = None,
     ):
         if resolution > dataset.resolution:
@@ -130,7 +119,7 @@ class PortraitStream:
         self.dataset, self.resolution = dataset, resolution
         known = [dataset.portrait(i).attributes for i in range(len(dataset))]
         self.attributes = np.stack([attributes.vector() for attributes in known])
-        weights = age_weights([attributes.age for attributes in known]) if balance_ages else None
+        weights = balanced_weights(known, balance)
         if shares is not None:
             weights = share_weights(getattr(dataset, "sizes", (len(dataset),)), shares, weights)
         self._order = Order(len(dataset), seed, weights)
@@ -157,7 +146,7 @@ class BatchSource:
     is decoded when it is shown, by `workers` threads (Pillow releases the interpreter lock), two batches ahead.
 
     Args:
-        dataset, resolution, seed, balance_ages, shares: see PortraitStream.
+        dataset, resolution, seed, balance, shares: see PortraitStream.
         batch_size: of all ranks together.
         device: where the batches are needed.
         memory_budget: bytes of decoded pixels to keep.
@@ -176,14 +165,12 @@ class BatchSource:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
-        balance_ages: bool = False,
+        balance: Balance = "none",
         shares: tuple[float, ...] | None = None,
         memory_budget: int = 4 << 30,
         workers: int = 2,
     ):
-        self.stream = PortraitStream(
-            dataset, resolution=resolution, seed=seed, balance_ages=balance_ages, shares=shares
-        )
+        self.stream = PortraitStream(dataset, resolution=resolution, seed=seed, balance=balance, shares=shares)
         if batch_size % world_size:
             raise ConfigError(f"training.batch_size {batch_size} must be a multiple of the {world_size} processes")
         self.dataset = dataset

@@ -11,6 +11,7 @@ from capricious.model.discriminator import DiscriminatorConfig
 from capricious.model.encoder import EncoderConfig
 from capricious.model.generator import GeneratorConfig
 from capricious.model.losses import LossWeights
+from capricious.training.balance import Balance
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ class TrainingConfig:
     """Half-life of the averaged weights that are released, thousands of pictures."""
     seed: int = 0
     """All randomness follows from it and the number of pictures seen."""
-    balance_ages: bool = False
-    """Show every age decade equally often. Off: the requested ages of the swap are uniform anyway, and rare
-    faces shown often are learnt by heart."""
+    balance: Balance = "none"
+    """Show every decade of age, or every decade of either gender, equally often (training/balance.py). none: the
+    requested ages of the swap are uniform anyway, and rare faces shown often are learnt by heart."""
     data_shares: tuple[float, ...] | None = None
     """How often each dataset is shown, in proportion (1 1 2); portraits are then drawn with replacement. None: each
     portrait once an epoch."""

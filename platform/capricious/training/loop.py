@@ -118,7 +118,7 @@ class Run:
             rank=self.processes.rank,
             world_size=self.processes.world_size,
             device=device,
-            balance_ages=config.balance_ages,
+            balance=config.balance,
             shares=config.data_shares,
             memory_budget=0 if feed is not None else int(config.memory_budget_gb * 2**30),
             workers=config.num_workers,

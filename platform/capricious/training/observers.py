@@ -31,7 +31,11 @@ def status_line(metrics: Mapping[str, Any]) -> None:
     line = [f"kimg {metrics['kimg']:.2f}"]
     if "seconds_left" in metrics:
         line += [f"{metrics['images_per_second']:.1f} images/s", f"ETA {clock(metrics['seconds_left'])}"]
-    line += [f"{name} {value:.3g}" for name, value in metrics.items() if name not in IN_FRONT and "/" not in name]
+    line += [
+        f"{name} {value:.3g}"
+        for name, value in metrics.items()
+        if name not in IN_FRONT and not name.startswith("share/")
+    ]
     log.info("%s", "  ".join(line))
 
 

@@ -75,7 +75,7 @@ def _canvas(image: Tensor, v: Tensor) -> Tensor:
     threads = image.shape[-1] * (0.10 + 0.12 * v[:, 6])  # pairs of threads across half the picture
     weave = (2 * math.pi * threads * x).sin() + (2 * math.pi * threads * y).sin()
     grain = _noise(image, v[:, 7], cells=image.shape[-1])
-    return (image + 1.0) * (1.0 + 0.06 * (weave + 2.0 * grain)) - 1.0
+    return (image + 1.0) * (1.0 + 0.035 * (weave + 2.0 * grain)) - 1.0
 
 
 def _craquelure(image: Tensor, v: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _craquelure(image: Tensor, v: Tensor) -> Tensor:
     noise = _noise(image, v[:, 8], cells=max(4, image.shape[-1] // 6))
     patchy = (0.5 + _noise(image, v[:, 7], cells=3)).clamp(0.0, 1.0)
     cracks = (1.0 - noise.abs() / 0.06).clamp(0.0, 1.0) * patchy
-    return image.lerp(torch.full_like(image, -0.7), 0.5 * cracks)
+    return image.lerp(torch.full_like(image, -0.7), 0.4 * cracks)
 
 
 def _places(image: Tensor) -> tuple[Tensor, Tensor]:
