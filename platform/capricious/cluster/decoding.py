@@ -60,7 +60,7 @@ class InOrder(DataConfig):
 
     def _stream(self, share: Share, steps: int, shared: ray.ObjectRef) -> ray.data.DataIterator:
         rows = ray.data.range(steps, override_num_blocks=min(steps, BLOCKS))
-        decode: Any = share.decode  # Ray's types know no function with fn_args
+        decode: Any = share.fetch_and_decode  # Ray's types know no function with fn_args
         decoded = rows.map_batches(decode, fn_args=(shared,), batch_size=None, num_cpus=1)
         options = decoded.context.execution_options
         options.preserve_order = True
@@ -76,6 +76,10 @@ class Share:
         self._position, self._batch_size = position, batch_size
         self._size = batch_size // world_size
         self._offset = rank * self._size
+
+    def fetch_and_decode(self, steps: dict[str, np.ndarray], shared: ray.ObjectRef) -> Iterator[dict[str, np.ndarray]]:
+        """The same, with the stream from Ray's object store: a look, not a copy."""
+        return self.decode(steps, ray.get(shared))
 
     def decode(self, steps: dict[str, np.ndarray], stream: PortraitStream) -> Iterator[dict[str, np.ndarray]]:
         """Decodes this part of the batch of each step ("id": numbers of steps)."""
