@@ -78,7 +78,7 @@ class Share:
         self._offset = rank * self._size
 
     def fetch_and_decode(self, steps: dict[str, np.ndarray], shared: ray.ObjectRef) -> Iterator[dict[str, np.ndarray]]:
-        """The same, with the stream from Ray's object store: a look, not a copy."""
+        """`decode` with the stream from Ray's object store, read in place."""
         return self.decode(steps, ray.get(shared))
 
     def decode(self, steps: dict[str, np.ndarray], stream: PortraitStream) -> Iterator[dict[str, np.ndarray]]:
