@@ -41,7 +41,7 @@ def losses(folder: Path, data: str, processes: int = 1, steps: int = STEPS, **ch
     config = replace(config, network=replace(config.network, norm="instance"))
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(
-        yaml.safe_dump({"data": data, "out": str(folder / "out"), "training": to_mapping(config)})
+        yaml.safe_dump({"data": [data], "out": str(folder / "out"), "training": to_mapping(config)})
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
