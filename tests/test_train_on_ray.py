@@ -44,6 +44,7 @@ def weights(out) -> dict[str, torch.Tensor]:
     return load_file(Path(latest(out)) / "autoencoder.safetensors")
 
 
+@pytest.mark.slow
 def test_two_workers_fed_by_ray_data_learn_the_same_also_when_they_continue(ray_cluster, data, tmp_path):
     training = tiny_config(strategy="ddp", kimg=0.024, log_every=1)
     config = TrainConfig(data, str(tmp_path / "worker"), workers=2, cpus_per_worker=1, training=training)
