@@ -301,9 +301,12 @@ def _subgroups(report: Mapping[str, Any]) -> str:
 
 
 def _provenance(report: Mapping[str, Any]) -> str:
-    html = ""
+    measured_on = {d["uri"]: f"{d['medium']}s, split {d['split'] or 'all'}" for d in report["datasets"]}
+    html = page.facts("Measured on", measured_on)
     for name, bundle in report["bundles"].items():
-        html += page.facts(name, {key.replace("_", " "): _fact(value) for key, value in bundle.items()})
+        known = {key.replace("_", " "): _fact(value) for key, value in bundle.items()}
+        known["training images among these"] = known.pop("training images")
+        html += page.facts(name, known)
     for name, extractor in report["extractors"].items():
         html += page.facts(f"Extractor: {name}", {key: _fact(value) for key, value in extractor.items()})
     return html
