@@ -85,6 +85,7 @@ def evaluation(
             "dlib_distance": DLIB_DISTANCE,
         },
         "judge_on_real": {g: {n: vars(i) for n, i in f.items()} for g, f in scores.judge_on_real(protocol).items()},
+        "real_curve": [{"age": age, **vars(interval)} for age, interval in scores.real_curve(protocol)],
         "bundles": {bundle.name: _bundle(bundle, plan["ages"]) for bundle in bundles},
         "subjects": measured,
         "compare": {
