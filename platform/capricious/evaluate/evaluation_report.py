@@ -217,7 +217,7 @@ def _age(report: Mapping[str, Any]) -> str:
         Axis("estimated age, years", low, high, shown),
         series,
         ideal=True,
-        note="Means over all portraits. Dotted: perfect obedience before a perfect judge. Real portraits show what this "
+        note="Means over all portraits. Dotted: perfect obedience and a perfect judge. Real portraits show what this "
         "judge would see in perfect renders.",
     )
     rows = [
