@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from capricious.annotate.crop_reader import CropReader
 from capricious.data.prepared import PreparedDataset
 from capricious.data.records import Portrait
-from capricious.evaluate.bootstrap import mean_interval
+from capricious.evaluate.age import estimator_error
 from capricious.evaluate.distance import frechet_distance, kernel_distance
 from capricious.evaluate.dlib_embedding import DlibEmbedding
 from capricious.evaluate.faceres import Faceres
@@ -55,14 +55,22 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def error_row(name: str, age: np.ndarray, estimated: np.ndarray, male: np.ndarray, right: np.ndarray) -> list[object]:
-    mae, bias = mean_interval(np.abs(estimated - age)), mean_interval(estimated - age)
+    found = estimator_error(age, estimated)
+    mae, bias, slope = found["mae"], found["bias"], found["slope"]
     known = ~np.isnan(male)
     gender = f"{right[known].mean():.1%} of {known.sum()}" if known.any() else "–"
-    return [name, len(age), f"{mae.value:.1f} ({mae.low:.1f} … {mae.high:.1f})", f"{bias.value:+.1f}", gender]
+    return [
+        name,
+        len(age),
+        f"{mae.value:.1f} ({mae.low:.1f} … {mae.high:.1f})",
+        f"{bias.value:+.1f}",
+        f"{slope.value:.2f}",
+        gender,
+    ]
 
 
 def judge(paths: list[str], count: int) -> None:
-    heads = ["faces", "n", "age error, years (95 %)", "bias", "gender right"]
+    heads = ["faces", "n", "age error, years (95 %)", "bias", "slope", "gender right"]
     estimator = Faceres()
     for path in paths:
         portraits = labelled(path, count)

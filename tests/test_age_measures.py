@@ -50,4 +50,6 @@ def test_sweeps_that_make_no_sense_are_refused(ages, shape, message):
 
 def test_the_error_on_real_pictures():
     found = estimator_error(np.array([20.0, 40.0]), np.array([24.0, 38.0]))
-    assert (found["mae"].value, found["bias"].value) == (3.0, 1.0)
+    assert (found["mae"].value, found["bias"].value, found["slope"].value) == (3.0, 1.0, 0.7)
+    same = estimator_error(np.array([30.0, 30.0]), np.array([24.0, 38.0]))
+    assert np.isnan(same["slope"].value) and np.isnan(same["slope"].low)

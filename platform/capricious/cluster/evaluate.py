@@ -187,7 +187,8 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
     addresses = bundle_names(config.all_bundles)
     bundles = {name: read_bundle(uri) for name, uri in addresses.items()}
     resolution = config.resolution or max(bundle.info["resolution"] for bundle in bundles.values())
-    chosen = choose(_datasets(config, out, resolution), config.portraits)
+    datasets = list(_datasets(config, out, resolution))
+    chosen = choose(datasets, config.portraits)
     allowed = config.allow_training_images
     seen = {name: training_images(bundle, name, chosen, allowed) for name, bundle in bundles.items()}
     missing = missing_extractors()
@@ -195,6 +196,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
         "bundles": {name: bundle.sha256 for name, bundle in bundles.items()},
         "ages": list(config.sweep.ages),
         "resolution": resolution,
+        "datasets": [vars(dataset) for dataset in datasets],
         "portraits": hashlib.sha256(json.dumps([vars(entry) for entry in chosen]).encode()).hexdigest(),
         "extractors": {**extractor_hashes(missing), **_reader()},
     }

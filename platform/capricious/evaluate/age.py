@@ -87,6 +87,19 @@ def age_control(requested: np.ndarray, estimated: np.ndarray) -> dict[str, Inter
 
 
 def estimator_error(labelled: np.ndarray, estimated: np.ndarray) -> dict[str, Interval]:
-    """Returns "mae" and "bias" in years of an estimator on N real pictures whose ages are known."""
-    error = np.asarray(estimated, np.float64) - np.asarray(labelled, np.float64)
-    return {"mae": mean_interval(np.abs(error)), "bias": mean_interval(error)}
+    """Returns "mae", "bias" and "slope" (estimated over true age) of an estimator on N real pictures of known age.
+
+    A judge that reads old faces too young has a slope below 1; perfect renders would show the same slope.
+    """
+    labelled, estimated = np.asarray(labelled, np.float64), np.asarray(estimated, np.float64)
+
+    def slope(at: np.ndarray) -> float:
+        centred = labelled[at] - labelled[at].mean()
+        return float(estimated[at] @ centred / (centred**2).sum()) if centred.any() else float("nan")
+
+    error = estimated - labelled
+    return {
+        "mae": mean_interval(np.abs(error)),
+        "bias": mean_interval(error),
+        "slope": statistic_interval(slope, len(labelled)),
+    }

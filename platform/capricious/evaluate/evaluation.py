@@ -61,7 +61,7 @@ def evaluation(
 
     Args:
         rows: of measure.SCHEMA, for each portrait that of "real" and one for each bundle.
-        plan: "ages" and "resolution" at least.
+        plan: "ages" and "resolution" at least; "datasets" and the hash of the "parser" among its "extractors".
         missing: extractors that could not be had, with the reason.
         compared: two bundles to test against each other.
     """
@@ -75,7 +75,8 @@ def evaluation(
         "sitters": {name: int(members.sum()) for name, members in groups.items()},
         "labelled_ages": int(protocol.sitters.labelled.sum()),
         "interval": LEVEL,
-        "extractors": _extractors(missing),
+        "datasets": plan.get("datasets", []),
+        "extractors": _extractors(missing, plan.get("extractors", {}).get("parser")),
         "missing": dict(missing),
         "threshold": {
             "cosine": protocol.threshold,
@@ -84,6 +85,7 @@ def evaluation(
             "dlib_distance": DLIB_DISTANCE,
         },
         "judge_on_real": {g: {n: vars(i) for n, i in f.items()} for g, f in scores.judge_on_real(protocol).items()},
+        "real_curve": [{"age": age, **vars(interval)} for age, interval in scores.real_curve(protocol)],
         "bundles": {bundle.name: _bundle(bundle, plan["ages"]) for bundle in bundles},
         "subjects": measured,
         "compare": {
@@ -160,8 +162,8 @@ def _bundle(bundle: BundleInfo, ages: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _extractors(missing: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    found = {}
+def _extractors(missing: Mapping[str, str], parser_sha256: str | None) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {"label maps": {"weight": "our own parser", "sha256": parser_sha256}}
     for name, weight_name in EXTRACTORS.items():
         if name not in missing:
             weight = weights.get(weight_name)

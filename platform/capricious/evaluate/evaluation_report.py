@@ -126,7 +126,8 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
     if real:
         yield (
             f"The judge itself is {real['mae']['value']:.1f} years off on {number(real['mae']['n'])} of these "
-            "portraits whose ages are known: of an age error of that order, much is its own."
+            "portraits whose ages are known: of an age error of that order, much is its own. "
+            f"Its own slope on them is {text_of(real['slope'], 'age/slope')}: perfect renders would show about that."
         )
 
 
@@ -204,6 +205,9 @@ def _age(report: Mapping[str, Any]) -> str:
         )
         for name, colour, dashed in _colours(report)
     ]
+    real = [(found["age"], found["value"], found["low"], found["high"]) for found in report["real_curve"]]
+    if real:
+        series.append(Series("real portraits of that age", real, 3))
     ticks = [(float(age), str(age)) for age in range(0, 101, 20)]
     low, high = min(0.0, *report["ages"]), max(90.0, *report["ages"])
     shown = [tick for tick in ticks if low <= tick[0] <= high]
@@ -213,13 +217,14 @@ def _age(report: Mapping[str, Any]) -> str:
         Axis("estimated age, years", low, high, shown),
         series,
         ideal=True,
-        note="Means over all portraits; the dotted line would be perfect obedience.",
+        note="Means over all portraits. Dotted: perfect obedience and a perfect judge. Real portraits show what this "
+        "judge would see in perfect renders.",
     )
     rows = [
-        (group, [Cell(number(found["mae"]["n"])), *(_cell(found[name], f"age/{name}") for name in ("mae", "bias"))])
+        (group, [Cell(number(found["mae"]["n"])), *(_cell(found[name], f"age/{name}") for name in _JUDGED)])
         for group, found in report["judge_on_real"].items()
     ]
-    judge = page.table("The judge on real portraits with known ages", ["", "portraits", "error", "bias"], rows)
+    judge = page.table("The judge on real portraits with known ages", ["", "portraits", "error", "bias", "slope"], rows)
     return (
         page.paragraph(
             "Ages are read from the renders by faceres, a network that no training loss and no label of ours knows. "
@@ -228,6 +233,9 @@ def _age(report: Mapping[str, Any]) -> str:
         + chart
         + (judge if rows else page.paragraph("No portrait has a known age, so the judge cannot be judged.", "note"))
     )
+
+
+_JUDGED = ("mae", "bias", "slope")
 
 
 def _identity(report: Mapping[str, Any]) -> str:
@@ -301,9 +309,12 @@ def _subgroups(report: Mapping[str, Any]) -> str:
 
 
 def _provenance(report: Mapping[str, Any]) -> str:
-    html = ""
+    measured_on = {d["uri"]: f"{d['medium']}s, split {d['split'] or 'all'}" for d in report["datasets"]}
+    html = page.facts("Measured on", measured_on)
     for name, bundle in report["bundles"].items():
-        html += page.facts(name, {key.replace("_", " "): _fact(value) for key, value in bundle.items()})
+        known = {key.replace("_", " "): _fact(value) for key, value in bundle.items()}
+        known["training images among these"] = known.pop("training images")
+        html += page.facts(name, known)
     for name, extractor in report["extractors"].items():
         html += page.facts(f"Extractor: {name}", {key: _fact(value) for key, value in extractor.items()})
     return html

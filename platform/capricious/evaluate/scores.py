@@ -14,6 +14,9 @@ from capricious.evaluate.identity import DLIB_DISTANCE, bin_names, change_bins
 from capricious.evaluate.leakage import flips
 from capricious.evaluate.subjects import Sitters, Subject, decade_name, decades
 
+MIN_REAL = 3
+"""Real sitters of a decade below which no mean of theirs is shown."""
+
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
@@ -156,7 +159,7 @@ def identity_curve(protocol: Protocol, subject: Subject) -> dict[str, dict[str, 
 
 
 def judge_on_real(protocol: Protocol) -> dict[str, dict[str, Interval]]:
-    """Returns the estimator's "mae" and "bias" on the real sitters whose ages are labels, by subgroup."""
+    """Returns the estimator's "mae", "bias" and "slope" on the real sitters whose ages are labels, by subgroup."""
     sitters = protocol.sitters
     estimated = protocol.real.pictures["estimated_age"][:, 0]
     found = {}
@@ -164,6 +167,17 @@ def judge_on_real(protocol: Protocol) -> dict[str, dict[str, Interval]]:
         known = members & sitters.labelled & ~np.isnan(estimated)
         if known.any():
             found[name] = estimator_error(sitters.age[known], estimated[known])
+    return found
+
+
+def real_curve(protocol: Protocol) -> list[tuple[float, Interval]]:
+    """Returns mean true age and mean estimated age of the real sitters of known age, by decade."""
+    sitters, estimated = protocol.sitters, protocol.real.pictures["estimated_age"][:, 0]
+    found = []
+    for decade in range(11):
+        known = sitters.labelled & (sitters.decade() == decade) & ~np.isnan(estimated)
+        if known.sum() >= MIN_REAL:
+            found.append((float(sitters.age[known].mean()), mean_interval(estimated[known])))
     return found
 
 
