@@ -159,6 +159,7 @@ def test_every_painterly_step_shows_and_keeps_the_face():
     for step in range(6):
         drawn = torch.ones(1, painterly.NUMBERS)
         drawn[0, 0], drawn[0, 1 + step], drawn[0, 7:] = 0.0, 0.0, 0.8
+        drawn[0, 14:] = 0.3  # where the cracks are: with some seeds nearly all of them miss so small a picture
         painted = paint(pictures, drawn, 1.0)
         assert (painted - pictures).abs().mean() > 0.005, step
         after = torch.nn.functional.avg_pool2d(painted, 16).flatten()

@@ -374,9 +374,10 @@ def test_one_batch_can_be_overfitted():
     config = tiny_config(lr_generator=5e-3, loss=reconstruction_only, pixel=1.0)
     step, batch = game(config), source().batch(0)
     losses = [
-        step(batch, draws(config, swap=False, flip=torch.zeros(4, dtype=torch.bool)))["pixel"].item() for _ in range(40)
+        step(batch, draws(config, swap=False, flip=torch.zeros(4, dtype=torch.bool)))["pixel"].item()
+        for _ in range(100)
     ]
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
 def test_the_swap_pass_makes_age_bite():
