@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster.job import run_job
-from capricious.cluster.prepare import SHEET, PrepareConfig, prepare
 from capricious.cluster.ledger import portraits as portraits_of
 from capricious.cluster.plan import read_plan
+from capricious.cluster.prepare import SHEET, PrepareConfig, prepare
 from capricious.cluster.render import RenderConfig, render
 from capricious.cluster.train import TrainConfig, run_training
 from capricious.config import from_mapping

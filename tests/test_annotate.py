@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig, only_the_sitter
 from capricious.annotate.attributes import SUN_BRIGHTNESS, glasses_of
+from capricious.annotate.bisenet_parser import BiSeNetParser
 from capricious.annotate.finder import implausible
-from capricious.annotate.parsing import BiSeNetParser, Parsing
+from capricious.annotate.parsing import Parsing
 from capricious.annotate.unet_parser import UNetParser
 from capricious.data.records import Face
 from capricious.errors import ConfigError, Rejection

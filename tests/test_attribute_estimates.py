@@ -164,11 +164,15 @@ def face_api_expression(x: torch.Tensor, state: dict[str, torch.Tensor]) -> torc
 
 def test_graph_computes_what_face_api_does():
     state = read_face_api(weights.fetch("face-api-expression-manifest"), weights.fetch("face-api-expression"))
-    session = onnx_session(expression_graph({k: v.numpy() for k, v in state.items()}).SerializeToString(), 1)
+    session = onnx_session(expression_graph(state).SerializeToString(), 1)
     for seed in range(3):
         pictures = np.random.default_rng(seed).uniform(0, 255, (1, 3, 112, 112)).astype(np.float32)
         (found,) = session.run(["probabilities"], {"images": pictures})
-        np.testing.assert_allclose(found, face_api_expression(torch.from_numpy(pictures), state).numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            found,
+            face_api_expression(torch.from_numpy(pictures), {k: torch.from_numpy(v) for k, v in state.items()}).numpy(),
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize(("other", "message"), [("landmarks", "found: 136"), ("age-gender", "'fc.bias'")])

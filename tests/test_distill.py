@@ -13,8 +13,9 @@ from capricious.annotate.distill.measure import measure, teachers_parsing
 from capricious.annotate.distill.painterly import painterly
 from capricious.annotate.distill.targets import SIZE, Target
 from capricious.annotate.parsing import Parsing
-from capricious.annotate.unet import LOGITS, ParsingUNet
-from capricious.annotate.unet_parser import UNetParser, load_unet, parsing_of, save_unet
+from capricious.annotate.unet import ParsingUNet, load_unet, save_unet
+from capricious.annotate.unet_graph import LOGITS
+from capricious.annotate.unet_parser import UNetParser, parsing_of
 from capricious.errors import CapriciousError, ConfigError
 from capricious.faces.image import encode
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
@@ -144,6 +145,8 @@ def test_the_shipped_form_runs_as_the_network_does(tmp_path):
     save_unet({"head.weight": net.head.weight.detach()}, tmp_path / "other.safetensors")
     with pytest.raises(CapriciousError, match="another network"):
         load_unet(tmp_path / "other.safetensors")
+    with pytest.raises(CapriciousError, match="another network"):
+        UNetParser(path=tmp_path / "other.safetensors")
     with pytest.raises(CapriciousError, match="train_parser"):
         load_unet(tmp_path / "none.safetensors")
 

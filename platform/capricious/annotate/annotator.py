@@ -13,7 +13,7 @@ from capricious.annotate import detect, landmarks
 from capricious.annotate.attributes import AgeAndGender, AttributeEstimator, glasses_of
 from capricious.annotate.expression import Expression
 from capricious.annotate.finder import FaceFinder, Located
-from capricious.annotate.parsing import BiSeNetParser, Parser, Parsing
+from capricious.annotate.parsing import Parser, Parsing
 from capricious.annotate.pose import pose_of
 from capricious.annotate.stopwatch import Stopwatch
 from capricious.annotate.unet_parser import WEIGHTS, UNetParser
@@ -193,8 +193,11 @@ def parser_sha256(config: AnnotatorConfig) -> str:
 
 
 def _parser(config: AnnotatorConfig) -> Parser:
-    backend = BiSeNetParser if config.parser == "bisenet" else UNetParser
-    return backend(config.device, config.threads)
+    if config.parser == "bisenet":
+        from capricious.annotate.bisenet_parser import BiSeNetParser  # torch takes seconds to load
+
+        return BiSeNetParser(config.device, config.threads)
+    return UNetParser(config.device, config.threads)
 
 
 def only_the_sitter(parts: np.ndarray, points: np.ndarray) -> np.ndarray:

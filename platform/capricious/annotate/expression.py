@@ -42,7 +42,7 @@ class Expression:
         manifest = weights.fetch("face-api-expression-manifest")
         state = read_face_api(manifest, weights.fetch("face-api-expression"))
         try:
-            graph = expression_graph({name: value.numpy() for name, value in state.items()})
+            graph = expression_graph(state)
         except (KeyError, ValueError) as error:
             raise CapriciousError(f"{manifest} is not of face-api's face_expression_model: {error!r}") from None
         self._network = onnx_session(graph.SerializeToString(), threads)

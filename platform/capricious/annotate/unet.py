@@ -8,16 +8,16 @@ size. Its four logits are for background, skin, hair (softmax) and glasses (sigm
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LOGITS = ("background", "skin", "hair", "glasses")
-
-# Table 2 of the MobileNetV2 paper: expansion, channels, repeats, stride.
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-_TAPS = (1, 3, 6, 13, 17)
-"""Blocks after which the features still have 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's side."""
+from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD
+from capricious.annotate.unet_graph import LOGITS, STAGES, TAPS, read_state
+from capricious.errors import CapriciousError
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -55,7 +55,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = [_conv(3, 32, stride=2)]
         channels = 32
-        for expansion, outputs, repeats, stride in _STAGES:
+        for expansion, outputs, repeats, stride in STAGES:
             for repeat in range(repeats):
                 blocks.append(InvertedResidual(channels, outputs, expansion, stride if repeat == 0 else 1))
                 channels = outputs
@@ -66,7 +66,7 @@ class MobileNetV2(nn.Module):
         x = image
         for number, block in enumerate(self.features):
             x = block(x)
-            if number in _TAPS:
+            if number in TAPS:
                 taps.append(x)
         return taps
 
@@ -113,3 +113,34 @@ class ParsingUNet(nn.Module):
         for up, skip in zip(self.ups, skips[::-1], strict=True):
             x = up(x, skip)
         return self.head(x)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """B×3×S×S in 0…1 → ImageNet-normalised."""
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def save_unet(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes weights as the package ships them: convolutions in half precision, which halves the file.
+
+    Batch normalisation keeps single precision: its variances leave the range of half floats.
+    """
+    halved = {n: v.half() if v.ndim == 4 else v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in halved.items()}, path)
+
+
+def load_unet(path: Path) -> ParsingUNet:
+    """Reads what save_unet() wrote, in single precision and ready for inference.
+
+    Raises:
+        CapriciousError: the file is missing or of another network.
+    """
+    net = ParsingUNet()
+    state = {name: torch.from_numpy(value) for name, value in read_state(path).items()}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise CapriciousError(f"{path} is of another network: {(missing + unexpected)[0]} does not fit")
+    return net.eval().requires_grad_(False)

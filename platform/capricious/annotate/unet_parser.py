@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from capricious.annotate.onnx_session import onnx_session
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD, Parsing
-from capricious.annotate.unet import ParsingUNet
+from capricious.annotate.parsing import Parsing
+from capricious.annotate.unet_graph import read_state, unet_graph
 from capricious.errors import CapriciousError
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
 
 WEIGHTS = Path(__file__).with_name("parser") / "parser.safetensors"
 """The shipped weights; MODEL_CARD.md beside them says what they were made from and how good they are."""
 
-# ImageNet's normalisation of bytes, as one product and one difference.
-_SCALE = np.float32(1.0) / (np.array(IMAGENET_STD, np.float32) * 255.0)
-_SHIFT = np.array(IMAGENET_MEAN, np.float32) / np.array(IMAGENET_STD, np.float32)
-
 
 class UNetParser:
     """Parses 256×256 crops by our own network, ten to twenty times faster than its teacher.
 
-    On a CPU the network runs in ONNX Runtime, with batch normalisation folded into the convolutions: half the
-    time of torch. On a GPU it runs in torch.
+    On a CPU the network runs in ONNX Runtime, in half of torch's time; on a GPU in torch.
+
+    Raises:
+        CapriciousError: the weights are missing or of another network.
     """
 
     size = 256
 
     def __init__(self, device: str = "cpu", threads: int = 1, path: Path = WEIGHTS):
-        net = load_unet(path)
-        self._run = _in_onnx(net, self.size, threads) if device == "cpu" else _in_torch(net, torch.device(device))
+        self._run = _in_onnx(path, self.size, threads) if device == "cpu" else _in_torch(path, device)
 
     def parse(self, crop: np.ndarray) -> Parsing:
         """Parses a 256×256×3 uint8 crop.
@@ -47,26 +40,35 @@ class UNetParser:
         """
         if crop.shape != (self.size, self.size, 3):
             raise ValueError(f"crop must be {self.size}×{self.size}×3, found: {crop.shape}")
-        return parsing_of(self._run(np.ascontiguousarray((crop * _SCALE - _SHIFT).transpose(2, 0, 1)[None]))[0])
+        return parsing_of(self._run(np.ascontiguousarray(crop)))
 
 
-def _in_onnx(net: ParsingUNet, size: int, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    session = onnx_session(as_onnx(net, size), threads)
-    return lambda image: session.run(["logits"], {"image": image})[0]
+def _in_onnx(path: Path, size: int, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        graph = unet_graph(read_state(path), size)
+    except KeyError as error:
+        raise CapriciousError(f"{path} is of another network: it has no {error}") from None
+    session = onnx_session(graph.SerializeToString(), threads)
+    return lambda crop: session.run(["logits"], {"crop": crop})[0]
 
 
-def _in_torch(net: ParsingUNet, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    net = net.to(device)
+def _in_torch(path: Path, device: str) -> Callable[[np.ndarray], np.ndarray]:
+    import torch  # takes seconds to load, and the CPU does without
 
-    def run(image: np.ndarray) -> np.ndarray:
+    from capricious.annotate.unet import load_unet, normalise
+
+    net = load_unet(path).to(device)
+
+    def run(crop: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return net(torch.from_numpy(image).to(device)).cpu().numpy()
+            image = torch.from_numpy(crop).to(device).permute(2, 0, 1)[None].float() / 255.0
+            return net(normalise(image))[0].cpu().numpy()
 
     return run
 
 
 def parsing_of(logits: np.ndarray) -> Parsing:
-    """Turns 4×S/2×S/2 logits (unet.LOGITS) into a parsing of S×S.
+    """Turns 4×S/2×S/2 logits (unet_graph.LOGITS) into a parsing of S×S.
 
     The logits, not the classes, are interpolated: that places a boundary between their grid's pixels.
     """
@@ -75,46 +77,3 @@ def parsing_of(logits: np.ndarray) -> Parsing:
     labels = np.where(skin > background, SKIN, BACKGROUND)
     labels[hair > np.maximum(background, skin)] = HAIR
     return Parsing(labels.astype(np.uint8), glasses > 0.0)
-
-
-def save_unet(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes weights as the package ships them: convolutions in half precision, which halves the file.
-
-    Batch normalisation keeps single precision: its variances leave the range of half floats.
-    """
-    halved = {n: v.half() if v.ndim == 4 else v for n, v in state.items() if not n.endswith("num_batches_tracked")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in halved.items()}, path)
-
-
-def load_unet(path: Path) -> ParsingUNet:
-    """Reads what save_unet() wrote, in single precision and ready for inference.
-
-    Raises:
-        CapriciousError: the file is missing or of another network.
-    """
-    if not path.is_file():
-        raise CapriciousError(f"the parser's weights are missing at {path}; train them with jobs/train_parser.py")
-    net = ParsingUNet()
-    state = {name: value.float() for name, value in load_file(path).items()}
-    missing, unexpected = net.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise CapriciousError(f"{path} is of another network: {(missing + unexpected)[0]} does not fit")
-    return net.eval().requires_grad_(False)
-
-
-def as_onnx(net: ParsingUNet, size: int) -> bytes:
-    """Returns the network as an ONNX program for one size×size picture: "image" → "logits"."""
-    program = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further packages is called legacy
-        torch.onnx.export(
-            net,
-            (torch.zeros(1, 3, size, size),),
-            program,  # type: ignore[arg-type]  # any file will do, says its documentation
-            input_names=["image"],
-            output_names=["logits"],
-            dynamo=False,
-        )
-    return program.getvalue()

@@ -10,12 +10,13 @@ from typing import Any
 
 import ray.train
 
+from capricious.annotate.bisenet_parser import BiSeNetParser
 from capricious.annotate.distill.loop import DistillConfig, distill
 from capricious.annotate.distill.measure import by_collection
 from capricious.annotate.distill.targets import TARGET_SCHEMA, Target, make_target
 from capricious.annotate.finder import FaceFinder
-from capricious.annotate.parsing import BiSeNetParser
-from capricious.annotate.unet_parser import UNetParser, save_unet
+from capricious.annotate.unet import save_unet
+from capricious.annotate.unet_parser import UNetParser
 from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
 from capricious.cluster.session import cpu_count, require_cpus

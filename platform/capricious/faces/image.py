@@ -299,7 +299,7 @@ def encode(
     if format == "jpeg":
         options = {"quality": quality, "subsampling": 0}  # 4:4:4: painted lips and eyes are small and red
     elif format == "webp":
-        options = {"quality": quality, "lossless": lossless, "method": 2}  # half the time of 4, 1 % more bytes
+        options = {"quality": quality, "lossless": lossless, "method": 0}  # a third of the time of 4, 5 % more bytes
     if icc:
         options["icc_profile"] = icc
     if exif:

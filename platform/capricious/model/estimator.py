@@ -99,7 +99,8 @@ class AgeGenderEstimator(nn.Module):
         self.register_buffer("means", torch.tensor(MEANS).view(3, 1, 1), persistent=False)
         manifest = weights.fetch("face-api-age-gender-manifest")
         try:
-            self.load_state_dict(read_face_api(manifest, weights.fetch("face-api-age-gender")))
+            state = read_face_api(manifest, weights.fetch("face-api-age-gender"))
+            self.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
         except RuntimeError as error:
             raise CapriciousError(f"{manifest} is not of face-api's age_gender_model: {error}") from None
         self.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Reading the weights of npm's face-api (TensorFlow.js, quantised) into torch states."""
+"""Reading the weights of npm's face-api (TensorFlow.js, quantised) in the layout of torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from capricious.errors import CapriciousError
 
 
-def read_face_api(manifest: Path, binary: Path) -> dict[str, Tensor]:
-    """Reads weights in the layout of TensorFlow.js into a torch state.
+def read_face_api(manifest: Path, binary: Path) -> dict[str, np.ndarray]:
+    """Reads weights in the layout of TensorFlow.js under the names and in the shapes that torch has for them; float32.
 
     The binary holds one array after another in the manifest's order, each raw float32 or quantised:
     value = min + scale · stored. A separable convolution `c` becomes `c.depthwise` and `c.pointwise`, of
@@ -37,7 +35,7 @@ def read_face_api(manifest: Path, binary: Path) -> dict[str, Tensor]:
             values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
         path, kind = _split(entry["name"])
         name, value = _to_torch(path, kind, values.reshape(entry["shape"]), path in separable)
-        state[name] = torch.from_numpy(np.ascontiguousarray(value))
+        state[name] = np.ascontiguousarray(value)
     if at != len(content):
         raise CapriciousError(f"{binary} has {len(content) - at} bytes more than {manifest.name} lists")
     return state

@@ -15,13 +15,7 @@ from capricious.annotate.attributes import wears_glasses
 from capricious.annotate.distill.measure import teachers_parsing
 from capricious.annotate.distill.painterly import painterly
 from capricious.annotate.distill.targets import Target
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD
-
-
-def normalise(images: Tensor) -> Tensor:
-    """B×3×S×S in 0…1 → ImageNet-normalised."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
+from capricious.annotate.unet import normalise
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from capricious import weights
 from capricious.annotate.distill.batches import Batch, BatchSource
 from capricious.annotate.distill.targets import SIZE, Target
-from capricious.annotate.unet import ParsingUNet
-from capricious.annotate.unet_parser import load_unet
+from capricious.annotate.unet import ParsingUNet, load_unet
 from capricious.errors import ConfigError
 
 CHECKPOINT = "checkpoint.pt"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from capricious.annotate.parsing import BiSeNetParser
+from capricious.annotate.bisenet_parser import BiSeNetParser
 from capricious.faces.align import align, outside_distance
 from capricious.faces.image import decode, encode
 
