@@ -46,6 +46,14 @@ class RenderConfig(BatchConfig):
     """Also render as: female, male or both, separated by a comma."""
     glasses: str = ""
     """Also render with: none, reading, sun, separated by commas."""
+    smiles: str = ""
+    """Also render with so much of a smile, 0…1, written as the ages."""
+    emotions: str = ""
+    """Also render as neutral, happy, sad, surprise, fear, disgust, anger, contempt, separated by commas."""
+    style: str = ""
+    """A second portrait, whose style (colours, hair, light) is given to every sitter."""
+    styles: str = "1"
+    """How much of it, 0…1, written as the ages: 0:1:0.25 is the way from one to the other."""
     rights: Literal["open", "any"] = "open"
     """open leaves out what its keeper states to be neither CC0 nor in the public domain; with a rights_column, also
     what states nothing."""
@@ -69,7 +77,8 @@ class RenderConfig(BatchConfig):
     @property
     def sweep(self) -> Sweep:
         """The sweep that the texts ask for."""
-        return Sweep.parse(self.ages, self.genders, self.glasses)
+        styles = self.styles if self.style else ""
+        return Sweep.parse(self.ages, self.genders, self.glasses, self.smiles, self.emotions, styles)
 
 
 @dataclass(frozen=True)
@@ -126,8 +135,12 @@ class RenderShard(ShardWorker):
         self.prepared: PreparedAnnotations | None = None
         if config.prepared:
             self.prepared = PreparedAnnotations(config.prepared, resolution)
-        else:
+        if config.style or not config.prepared:
             self.annotator = Annotator(replace(config.annotator, resolution=resolution, device=config.device))
+        self.style: Face | None = None
+        if config.style:
+            picture = read_scan(storage.read(config.style), name=config.style).srgb
+            self.style = self.annotator.annotate(picture)[0]
 
     def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
         rows: dict[str, list[Row]] = {}
@@ -188,6 +201,7 @@ class RenderShard(ShardWorker):
                 source_sha256=source_sha256,
                 source_uri=source.uri,
                 composite=self.config.composite,
+                style=self.style,
             )
         facts = {"faces": len(faces), "source_sha256": source_sha256}
         for deliverable in self.config.deliverables.files(result, data, folder_of(source.uri)):
@@ -223,6 +237,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "products": config.deliverables.products(config.sweep),
         "deliverables": asdict(config.deliverables),
         "composite": asdict(config.composite),
+        "style_sha256": hashlib.sha256(storage.read(config.style)).hexdigest() if config.style else None,
         "rights": config.rights,
         "exclude_sha256": Gate(config).sha256,
         "prepared_sha256": PreparedAnnotations.fingerprint(config.prepared) if config.prepared else None,
@@ -233,7 +248,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
 
 def located(config: RenderConfig) -> RenderConfig:
     """Returns the configuration with absolute paths: workers have other working directories."""
-    names = ("bundle", "prepared", "exclude")
+    names = ("bundle", "prepared", "exclude", "style")
     return replace(config, **{name: storage.absolute(found) for name in names if (found := getattr(config, name))})
 
 

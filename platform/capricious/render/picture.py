@@ -20,6 +20,10 @@ from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
 from capricious.render.sheet import contact_sheet, gif
 from capricious.render.sweep import SOURCE, Sweep, Variant
+from capricious.render.video import video
+
+FACES = 4
+"""Faces of one picture that are rendered together."""
 
 FRAME_SECONDS = 0.35
 """How long one age is shown in an animation."""
@@ -126,11 +130,17 @@ class SweepResult:
         return self._stamped(encode(sheet, "png"), self.sweep.variants())
 
     def animation(self, longest: int = 512, format: str = "gif") -> bytes:
-        """Returns the whole picture going through the ages and back, look by look, as a stamped "gif"."""
+        """Returns the whole picture going through the ages and back, look by look, as a stamped "gif", "mp4" or "webm".
+
+        A film says what it is in its comment.
+        """
         small = self.preview(longest)
         ages: Sequence[float | None] = self.sweep.ages or (None,)
         frames = [small.painting(self.sweep.at(age, look).name).srgb for look in self.sweep.looks() for age in ages]
-        return self._stamped(gif(frames, FRAME_SECONDS, ping_pong=True), self.sweep.variants())
+        if format == "gif":
+            return self._stamped(gif(frames, FRAME_SECONDS, ping_pong=True), self.sweep.variants())
+        comment = self._provenance(self.sweep.variants(), self.faces).packet().decode()
+        return video(frames + frames[-2:0:-1], FRAME_SECONDS, format, comment)
 
     def file(self, name: str, format: str = "png", quality: int = 92) -> bytes:
         """Returns the whole picture in one variant as a stamped "png", "jpeg", "webp" or "tiff" (16 bits if it has)."""
@@ -149,10 +159,11 @@ class SweepResult:
         return names.index(name)
 
     def _stamped(self, data: bytes, variants: Sequence[Variant], faces: Sequence[Face] | None = None) -> bytes:
-        sitters = tuple(face.attributes for face in (self.faces if faces is None else faces))
-        return stamp(
-            data, Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri)
-        )
+        return stamp(data, self._provenance(variants, self.faces if faces is None else faces))
+
+    def _provenance(self, variants: Sequence[Variant], faces: Sequence[Face]) -> Provenance:
+        sitters = tuple(face.attributes for face in faces)
+        return Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri)
 
 
 def render_picture(
@@ -164,6 +175,7 @@ def render_picture(
     source_sha256: str,
     composite: CompositeConfig = DIFFERENCE,
     source_uri: str = "",
+    style: Face | None = None,
 ) -> SweepResult:
     """Renders a sweep of every face of a picture. The same arguments give the same bytes.
 
@@ -173,8 +185,11 @@ def render_picture(
         source_sha256: hash of the file that the picture came from, for the provenance.
         composite: how faces are put back.
         source_uri: of that file, likewise; nothing for an upload.
+        style: the second portrait of variants that ask for its style.
     """
     variants = sweep.variants()
     fitted = tuple(fit(face, renderer.resolution) for face in faces)
-    renders = tuple(renderer.render(face, variants) for face in fitted)
+    # A few faces at a time: the modulations of a crowd would not fit into memory.
+    groups = [fitted[i : i + FACES] for i in range(0, len(fitted), FACES)]
+    renders = tuple(each for group in groups for each in renderer.render_all(group, variants, style))
     return SweepResult(scan, fitted, sweep, renders, source_sha256, renderer.bundle.sha256, composite, source_uri)

@@ -72,7 +72,7 @@ class Provenance:
             **({"source_uri": self.source_uri} if self.source_uri else {}),
             "source_sha256": self.source_sha256,
             "bundle_sha256": self.bundle_sha256,
-            "variants": {variant.name: variant.changes for variant in self.variants},
+            "variants": {variant.name: _changes(variant) for variant in self.variants},
             "faces": len(self.sitters),
             "sitters": [known(sitter) for sitter in self.sitters[:MAX_SITTERS]],
         }
@@ -86,6 +86,10 @@ class Provenance:
             tool=f"capricious {capricious.__version__}",
             record=escape(record),
         ).encode()
+
+
+def _changes(variant: Variant) -> dict[str, Any]:
+    return {**variant.changes, **({"style": variant.style} if variant.style else {})}
 
 
 def known(attributes: Attributes) -> dict[str, Any]:
