@@ -38,7 +38,7 @@ def test_winograd_refuses_what_it_cannot_do():
 @torch.inference_mode()
 def test_synthesis_equals_the_generator_for_portraits_mixed_in_one_batch(conditioning, norm):
     config = tiny(conditioning, norm)
-    generator = shaken(Generator(config, spectral=False), 0.15).eval()
+    generator = shaken(Generator(config, spectral=False), 0.05).eval()
     for spade in generator.spades:
         if norm == "batch":
             spade.norm.running_mean.normal_(std=0.3)
@@ -49,8 +49,8 @@ def test_synthesis_equals_the_generator_for_portraits_mixed_in_one_batch(conditi
     prepared = [synthesis.prepare(generator.modulations(labels[number : number + 1])) for number in range(3)]
     found = synthesis(list(segments_of(portraits, prepared)), latent, attributes)
     expected = generator.double()(labels[portraits], latent.double(), attributes.double())
-    assert expected.std() > 0.02
-    assert (found - expected).abs().max() < 1e-5
+    assert expected.std() > 0.01
+    assert (found - expected).abs().max() < 1e-6
 
 
 @torch.inference_mode()
