@@ -24,6 +24,7 @@ from capricious.cluster.plan import read_plan
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render import RenderConfig, render
 from capricious.cluster.verify import VerifyConfig, verify
+from capricious.data import storage
 from capricious.data.rights import is_open
 from capricious.errors import CapriciousError
 from capricious.faces.image import encode
@@ -257,7 +258,6 @@ def test_annotations_that_do_not_fit_the_picture_are_a_reason(config, collection
 
 
 def test_a_full_disk_is_said_plainly_and_can_be_resumed(config, monkeypatch):
-    from capricious.data import storage
 
     write = storage.write_atomic
 
@@ -270,3 +270,19 @@ def test_a_full_disk_is_said_plainly_and_can_be_resumed(config, monkeypatch):
     with pytest.raises(CapriciousError, match=r"No space left on device.*run the same command again"):
         render(config)
     monkeypatch.undo()
+
+
+def test_from_s3_to_s3(bucket, config, collection):
+    for path in [*collection.iterdir(), *Path(config.bundle).iterdir()]:
+        kind = "museum" if path.parent == collection else "bundle"
+        storage.write_atomic(f"{bucket}/{kind}/{path.name}", path.read_bytes())
+    out = f"{bucket}/sweeps"
+    far = replace(config, source=f"{bucket}/museum", bundle=f"{bucket}/bundle", prepared="", out=out)
+    outcome = render(far)
+    assert (outcome.rendered, outcome.skipped) == (2, 1)
+    assert verify(VerifyConfig(out)).rows == {"ok": 8, "failed": 8, "skipped": 4}
+    assert b"1907.17" in storage.read(f"{out}/gallery/ok-0000.js")
+    checksums = storage.read(f"{out}/manifest-sha256.txt").decode().splitlines()
+    assert len(checksums) == 8
+    storage.write_atomic(f"{out}/{checksums[0].split('  ')[1]}", b"touched")
+    assert verify(VerifyConfig(out)).problems == 1

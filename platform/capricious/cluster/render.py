@@ -248,8 +248,17 @@ def asked(config: RenderConfig) -> dict[str, Any]:
 
 def located(config: RenderConfig) -> RenderConfig:
     """Returns the configuration with absolute paths: workers have other working directories."""
-    names = ("bundle", "prepared", "exclude", "style")
-    return replace(config, **{name: storage.absolute(found) for name in names if (found := getattr(config, name))})
+
+    def absolute(uri: str) -> str:
+        return storage.absolute(uri) if uri else ""
+
+    return replace(
+        config,
+        bundle=absolute(config.bundle),
+        prepared=absolute(config.prepared),
+        exclude=absolute(config.exclude),
+        style=absolute(config.style),
+    )
 
 
 def render(config: RenderConfig) -> RenderOutcome:

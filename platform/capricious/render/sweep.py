@@ -118,8 +118,13 @@ class Sweep:
     def looks(self) -> list[Variant]:
         """Returns the sweep without its ages: the rows of a contact sheet. At least one, perhaps unchanged."""
         looks = []
-        asked = (self.genders, self.glasses, self.smiles, self.emotions, self.styles)
-        for gender, glasses, smile, emotion, style in product(*(values or (None,) for values in asked)):
+        for gender, glasses, smile, emotion, style in product(
+            self.genders or (None,),
+            self.glasses or (None,),
+            self.smiles or (None,),
+            self.emotions or (None,),
+            self.styles or (None,),
+        ):
             changes: dict[str, object] = {}
             if gender is not None:
                 changes["gender"] = parse_gender(gender)

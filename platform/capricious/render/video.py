@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from capricious.errors import CapriciousError
+
+if TYPE_CHECKING:
+    import av
 
 CODECS = {"mp4": ("libx264", {"crf": "18", "preset": "medium"}), "webm": ("libvpx-vp9", {"crf": "24", "b": "0"})}
 
@@ -35,7 +39,8 @@ def video(frames: Sequence[np.ndarray], seconds_per_frame: float, format: str, c
     out = io.BytesIO()
     with av.open(out, "w", format=format, options={"fflags": "+bitexact"}) as container:
         container.metadata["comment"] = comment
-        stream = container.add_stream(codec, rate=Fraction(1000, round(1000 * seconds_per_frame)), options=options)
+        rate = Fraction(1000, round(1000 * seconds_per_frame))
+        stream = cast("av.VideoStream", container.add_stream(codec, rate=rate, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1  # several threads cut the picture differently
         for frame in frames:
