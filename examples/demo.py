@@ -82,7 +82,7 @@ def main(config: DemoConfig) -> int:
 
     step(2, f"train: python jobs/train.py --config {RECIPE.name} --data {out}/prepared --out {out}/train")
     recipe = replace(recipe, max_minutes=config.minutes)
-    metrics = run_training(TrainConfig(str(out / "prepared"), str(out / "train"), training=recipe))
+    metrics = run_training(TrainConfig((str(out / "prepared"),), str(out / "train"), training=recipe))
     print(f"{metrics['kimg']:.1f} thousand pictures seen")
 
     step(3, f"render: python jobs/render.py --source {portraits} --bundle {out}/train/bundle --out {out}/sweeps")

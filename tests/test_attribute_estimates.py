@@ -18,10 +18,10 @@ from capricious.annotate.age_calibration import SHIPPED, AgeCalibration, fit, we
 from capricious.annotate.attributes import FIVE, PADDING, TEMPLATE, AgeAndGender
 from capricious.annotate.expression import CLASSES, Expression, expression_graph, face_quad
 from capricious.annotate.finder import FaceFinder
-from capricious.annotate.onnx_session import onnx_session
 from capricious.errors import CapriciousError, Rejection
 from capricious.faces.align import to_crop
 from capricious.faces.attributes import EMOTIONS, Attributes
+from capricious.model.onnx_session import onnx_session
 from capricious.weights.face_api import read_face_api
 
 ASTRONAUT = skimage.data.astronaut()  # a smiling woman of 36

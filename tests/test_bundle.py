@@ -7,6 +7,7 @@ import pytest
 import torch
 from model_tools import inputs, shaken, tiny
 
+from capricious.data.records import picture_names
 from capricious.errors import CapriciousError
 from capricious.model.bundle import Bundle, load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
@@ -151,3 +152,16 @@ def test_a_failed_save_leaves_the_old_bundle(saved, tmp_path):
     with pytest.raises(CapriciousError, match="must not contain resolution"):
         save_bundle(tmp_path / "b", *networks(), {"resolution": 1})
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_says_on_which_pictures_it_was_trained(tmp_path, saved):
+    names = picture_names([f"ff{i:062x}-{i}" for i in (3, 1, 1, 2)])
+    save_bundle(tmp_path / "known", *networks(), training_pictures=names)
+    bundle = load_bundle(tmp_path / "known")
+    assert bundle.training_pictures.tolist() == [0xFF00000000000000]  # the first 8 bytes are the same of all
+    assert load_bundle(saved).training_pictures is None
+    others = picture_names(["00" * 32 + "-0", "ff" * 32 + "-1"])
+    assert others.tolist() == [0, 2**64 - 1]
+    (tmp_path / "known" / "training_pictures.safetensors").unlink()
+    with pytest.raises(CapriciousError, match="training_pictures.safetensors is missing"):
+        load_bundle(tmp_path / "known")

@@ -123,6 +123,18 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
         distill(DistillConfig(**{**vars(config), "learning_rate": 1.0}), TARGETS, tmp_path / "parts")
 
 
+def test_a_training_can_begin_from_a_parser(tmp_path):
+    torch.manual_seed(0)
+    save_unet(ParsingUNet().state_dict(), tmp_path / "begun.safetensors")
+    config = DistillConfig(
+        kimg=0.002, batch_size=2, small_size=32, learning_rate=1e-9, start_from=str(tmp_path / "begun.safetensors")
+    )
+    begun = load_unet(tmp_path / "begun.safetensors").state_dict()
+    trained = distill(config, TARGETS, tmp_path / "out")
+    weights = [name for name in begun if name.endswith("0.weight")]
+    assert weights and all(torch.allclose(trained[name], begun[name], atol=1e-6) for name in weights)
+
+
 def test_the_shipped_form_runs_as_the_network_does(tmp_path):
     torch.manual_seed(0)
     net = ParsingUNet().eval()

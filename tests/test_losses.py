@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from model_tools import random_labels
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
 from capricious.errors import ConfigError
 from capricious.model import losses
+from capricious.model.discriminator import Discriminator, DiscriminatorConfig
 from capricious.model.losses import LossWeights
 
 
@@ -49,6 +51,37 @@ def test_feature_matching_gives_the_real_side_no_gradient():
     end = torch.zeros(1, 1, 1, 1)
     losses.feature_matching([[real, end]], [[fake, end]]).backward()
     assert real.grad is None and fake.grad.abs().sum() > 0
+
+
+def test_gradient_penalty_in_closed_form():
+    # D(x) = mean over patches of ½·c·x², so that ∂D/∂x = c·x/n: two scales of other c and patch count.
+    x = torch.randn(2, 1, 4, 4, requires_grad=True)
+    c = torch.tensor([2.0, 4.0], requires_grad=True)
+    judgement = [[0.5 * c[0] * x.square()], [0.5 * c[1] * x.square()]]
+    penalty = losses.gradient_penalty(judgement, x)
+    expected = (x / 16 * c.mean()).square().sum((1, 2, 3)).mean()
+    torch.testing.assert_close(penalty, expected)
+    # Its gradient reaches the discriminator's weights: d/dc of mean Σ (x/16)²·c̄².
+    (found,) = torch.autograd.grad(penalty, c)
+    wanted = (x / 16).square().sum((1, 2, 3)).mean() * c.mean()  # 2·c̄·½ for each of two
+    torch.testing.assert_close(found, wanted.expand(2).detach())
+
+
+def test_gradient_penalty_of_a_real_discriminator_agrees_with_differences():
+    torch.manual_seed(0)
+    network = Discriminator(DiscriminatorConfig(width=2, scales=2)).eval().double()
+    for parameter in network.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    labels, image = random_labels(1, 16), torch.randn(1, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([scale[-1].mean() for scale in network(labels, x)]).mean()
+
+    found = losses.gradient_penalty(network(labels, image), image).item()
+    steps = 1e-5 * torch.eye(image.numel(), dtype=torch.float64).view(-1, 3, 16, 16)
+    with torch.no_grad():
+        slopes = torch.stack([score(image + s[None]) - score(image - s[None]) for s in steps]) / 2e-5
+    assert found == pytest.approx(slopes.square().sum().item(), rel=1e-4)
 
 
 def test_kl_agrees_with_torch_distributions():

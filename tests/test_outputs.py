@@ -1,131 +1,109 @@
-"""What leaves the house, read by others: XMP by exiv2, manifests by the IIIF model, films by FFmpeg."""
+"""What is released and what is told: batch-norm statistics, TensorBoard, Prometheus."""
 
-import io
-import json
+from __future__ import annotations
 
-import av
-import numpy as np
-import pyexiv2
+import struct
+import urllib.request
+from dataclasses import replace
+
 import pytest
 import torch
-from iiif_prezi3 import Manifest
-from PIL import Image
-from skimage.data import astronaut
-from test_composite import ASTRONAUT
+from conftest import free_ports
+from tensorboardX.proto.event_pb2 import Event
+from torch import nn
+from training_tools import NETWORK, SIZE, tiny_config, write_dataset
 
 from capricious.errors import ConfigError
-from capricious.faces.attributes import Attributes
-from capricious.faces.image import encode
-from capricious.model.bundle import Bundle
-from capricious.model.encoder import EncoderConfig, StyleEncoder
-from capricious.model.generator import Generator, GeneratorConfig
-from capricious.render.deliverables import DeliverablesConfig
-from capricious.render.gallery import PAGE, GalleryWriter
-from capricious.render.picture import SweepResult, render_picture
-from capricious.render.provenance import DIGITAL_SOURCE_TYPE
-from capricious.render.renderer import Renderer
-from capricious.render.scan import Scan
-from capricious.render.sweep import Sweep, Variant
+from capricious.training import augment, observers
+from capricious.training.batches import BatchSource
+from capricious.training.datasets import JoinedDatasets
+from capricious.training.export import with_own_statistics
+from capricious.training.networks import new_networks
 
-RANDOM = GeneratorConfig(resolution=64, width=2, hidden=4)
+METRICS = {"kimg": 0.5, "images_per_second": 12.5, "data_wait": 0.25, "logits/real": -1.5}
 
 
 @pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    torch.manual_seed(0)
-    generator = Generator(RANDOM, spectral=False).eval()
-    encoder = StyleEncoder(EncoderConfig(resolution=64, width=2), spectral=False).eval()
-    for network in (generator, encoder):
-        for parameter in network.parameters():
-            parameter.data.normal_(std=0.2)
-    return Renderer(Bundle(generator, encoder, {"note": "random weights"}))
+def source(tmp_path_factory):
+    data = write_dataset(tmp_path_factory.mktemp("data") / "a")
+    return BatchSource(JoinedDatasets([data], "train"), resolution=SIZE, batch_size=4, seed=0)
 
 
-@pytest.fixture(scope="module")
-def result(renderer) -> SweepResult:
-    return render_picture(
-        Scan(astronaut()),
-        [ASTRONAUT],
-        renderer,
-        Sweep(ages=(20.0, 70.0)),
-        source_sha256="5" * 64,
-        source_uri="s3://museum/1907.17.jpg",
-    )
+def batches(source, count):
+    for k in range(count):
+        yield source.batch(4 * k), augment.draw(0, 4 * k, 4, latent=NETWORK.latent)
 
 
-@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
-def test_an_independent_reader_finds_the_provenance(result, format):
-    with pyexiv2.ImageData(result.file("age-70", format)) as image:
-        xmp = image.read_xmp()
-    assert xmp["Xmp.iptcExt.DigitalSourceType"] == DIGITAL_SOURCE_TYPE
-    assert "Altered by an algorithm" in str(xmp["Xmp.dc.description"])
-    assert xmp["Xmp.xmp.CreatorTool"].startswith("capricious ")
-    (record,) = [json.loads(value) for name, value in xmp.items() if name.endswith(".record")]
-    assert record["source_uri"] == "s3://museum/1907.17.jpg" and record["source_sha256"] == "5" * 64
-    assert record["bundle_sha256"] == result.bundle_sha256 and record["variants"] == {"age-70": {"age": 70.0}}
+def norms(network):
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def test_every_deliverable_has_the_name_that_the_plan_gives_it(result):
-    deliverables = DeliverablesConfig(paintings="same", animation="none", iiif="https://museum.org/sweeps/")
-    made = list(deliverables.files(result, encode(astronaut(), "webp"), "portraits/1907-17-0a"))
-    assert [product for product, _, _ in made] == deliverables.products(result.sweep)
-    assert [name for _, name, _ in made] == ["age-20.webp", "age-70.webp", "sheet.png", "manifest.json"]
-    manifest = Manifest(**json.loads(made[-1][2]))  # the IIIF community's own model validates it
-    assert str(manifest.id) == "https://museum.org/sweeps/portraits/1907-17-0a/manifest.json"
-    assert len(manifest.items) == 2 and (manifest.items[0].width, manifest.items[0].height) == (512, 512)
-    assert "Altered by an algorithm" in made[-1][2].decode()
+def test_batch_norm_gets_the_mean_statistics_of_the_batches(source):
+    """The first norm sees the same for any weights of later layers: its input can be had by hand."""
+    network, _ = new_networks(tiny_config())
+    network.eval().requires_grad_(False)
+    with torch.no_grad():
+        for norm in norms(network):  # those of a network far away
+            norm.running_mean.fill_(3.0)
+            norm.running_var.fill_(7.0)
+    seen = []
+    hook = norms(network)[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    calibrated = with_own_statistics(network, batches(source, 2))
+    hook.remove()
+    first = norms(calibrated)[0]
+    inputs = seen[-4:] or None
+    assert inputs is not None and len(inputs) == 4  # two batches, each at own and at requested ages
+    torch.testing.assert_close(first.running_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0))
+    torch.testing.assert_close(first.running_var, torch.stack([x.var((0, 2, 3)) for x in inputs]).mean(0))
+    assert not any(module.training for module in calibrated.modules())
+    assert all(norm.running_mean.eq(3.0).all() for norm in norms(network))  # the original stays as it was
 
 
-@pytest.mark.parametrize("change", [{"iiif": "museum.org"}, {"iiif": "https://museum.org", "paintings": "none"}])
-def test_manifests_that_could_not_be_found_are_refused(change):
-    with pytest.raises(ConfigError, match=r"deliverables\.iiif"):
-        DeliverablesConfig(**change)
+def test_nothing_but_batch_norm_changes(source):
+    network, _ = new_networks(tiny_config())
+    network.eval().requires_grad_(False)
+    before, after = network.state_dict(), with_own_statistics(network, batches(source, 1)).state_dict()
+    changed = {name.rsplit(".", 1)[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+    config = tiny_config(network=replace(NETWORK, norm="instance"))
+    network, _ = new_networks(config)
+    network.eval()
+    after = with_own_statistics(network, batches(source, 1)).state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("format", ["mp4", "webm"])
-def test_films_show_every_age_and_back_and_say_what_they_are(result, format):
-    data = result.animation(128, format)
-    assert data == result.animation(128, format)
-    with av.open(io.BytesIO(data)) as film:
-        comment = {key.lower(): value for key, value in film.metadata.items()}["comment"]
-        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-    assert DIGITAL_SOURCE_TYPE in comment and "5" * 64 in comment
-    assert len(frames) == 2 and frames[0].shape == (128, 128, 3)
-    expected = result.preview(128).painting("age-20").srgb
-    assert np.abs(frames[0].astype(int) - expected).mean() < 6
+def events(folder):
+    """Reads event files: length (8 bytes), its checksum (4), content, its checksum (4)."""
+    for file in sorted(folder.iterdir()):
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            yield Event.FromString(content[at + 12 : at + 12 + length])
+            at += 16 + length
 
 
-def test_a_second_portraits_style_is_given_by_shares(renderer):
-    other = ASTRONAUT.__class__(**{**vars(ASTRONAUT), "image": np.ascontiguousarray(255 - ASTRONAUT.image)})
-    plain, half, whole = renderer.render(
-        ASTRONAUT, [Variant("none"), Variant("half", style=0.5), Variant("whole", style=1.0)], other
-    )
-    same_mask = ASTRONAUT.__class__(**{**vars(other), "attributes": Attributes()})
-    assert np.array_equal(whole, renderer.render(same_mask, [Variant("source")])[0])  # its style on this mask
-    assert not np.array_equal(plain, whole) and not np.array_equal(half, plain)
-    with pytest.raises(ConfigError, match="second portrait"):
-        renderer.render(ASTRONAUT, [Variant("whole", style=1.0)])
+def test_tensorboard_finds_all_metrics_at_the_number_of_images(tmp_path):
+    observers.tensorboard(tmp_path, images_seen=0)(METRICS)
+    found = {(v.tag, e.step): v.simple_value for e in events(tmp_path) for v in e.summary.value}
+    assert found == {
+        ("training/kimg", 500): 0.5,
+        ("training/images_per_second", 500): 12.5,
+        ("training/data_wait", 500): 0.25,
+        ("logits/real", 500): -1.5,
+    }
 
 
-def test_a_gallery_has_pages_and_no_title_can_break_it():
-    files: dict[str, bytes] = {}
-    gallery = GalleryWriter(files.__setitem__)
-    for number in range(PAGE + 1):
-        gallery.add("ok", {"folder": f"p/{number}", "title": "</script><b>", "uri": "u", "files": {"sheet": "s.png"}})
-    gallery.add("failed", {"folder": "f", "title": "x", "uri": "u", "stage": "read", "reason": "r", "detail": "gone"})
-    gallery.close("<Sweeps>")
-    assert sorted(files) == [
-        "gallery/failed-0000.js",
-        "gallery/index.html",
-        "gallery/ok-0000.js",
-        "gallery/ok-0001.js",
-    ]
-    for content in files.values():
-        assert b"</script><b>" not in content and b"<Sweeps>" not in content
-    page = json.loads(files["gallery/ok-0000.js"].decode().removeprefix('show("ok", 0, ').removesuffix(");\n"))
-    assert len(page) == PAGE and page[0]["title"] == "</script><b>"
-
-
-def test_a_sheet_is_a_picture(result):
-    with Image.open(io.BytesIO(result.sheet())) as sheet:
-        assert sheet.format == "PNG"
+def test_prometheus_serves_the_newest_metrics_on_the_port_that_is_asked_for():
+    (port,) = free_ports(1)
+    endpoint = observers.prometheus(port)
+    try:
+        endpoint(METRICS)
+        endpoint({**METRICS, "kimg": 1.0})
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        assert {"capricious_training_kimg 1.0", "capricious_training_logits_real -1.5"} <= set(lines)
+        with pytest.raises(ConfigError, match=f"prometheus_port {port}: .*choose another port"):
+            observers.prometheus(port)
+    finally:
+        endpoint.close()
+    assert observers.prometheus(None) is None

@@ -103,6 +103,19 @@ def test_generator_draws_the_same_with_patches_at_all_some_or_no_resolutions(con
             torch.testing.assert_close(generator(labels, latent, attributes), plain, atol=1e-5, rtol=1e-5)
 
 
+def test_gradients_of_the_whole_generator_are_those_of_plain_modulation():
+    config = tiny()
+    generator = shaken(Generator(config), 0.1).double()
+    _, latent, attributes = inputs(3, config)
+    gradients = []
+    for share in (0.0, 1.0):
+        generator.distinct_share = share
+        picture = generator.eval()(boxes(3, 64), latent.double(), attributes.double())
+        gradients.append(torch.autograd.grad(picture.square().sum(), list(generator.parameters())))
+    for plain, distinct in zip(*gradients, strict=True):
+        torch.testing.assert_close(distinct, plain, atol=1e-9, rtol=1e-8)
+
+
 def test_generator_takes_patches_exactly_where_the_share_allows():
     config = tiny()
     generator = Generator(config)

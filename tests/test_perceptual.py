@@ -8,12 +8,13 @@ import pytest
 import torch
 from skimage.data import astronaut
 from skimage.transform import resize
+from torch import nn
 
 from capricious import weights
 from capricious.errors import CapriciousError
 from capricious.faces.align import align
 from capricious.model.estimator import AgeGenderEstimator
-from capricious.model.perceptual import ACTIVATIONS, PerceptualLoss
+from capricious.model.perceptual import NETWORKS, PerceptualLoss
 from capricious.weights.face_api import read_face_api
 
 # Corners (top left, bottom left, bottom right, top right) of an FFHQ-style crop around the astronaut's
@@ -73,8 +74,36 @@ def test_vgg_agrees_with_onnxruntime(perceptual):
     photo = resize(astronaut(), (240, 240)).astype(np.float32) * 255
     caffe = photo[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
     expected = session.run([name], {"input": caffe[None]})[0]
-    found = perceptual.features(torch.from_numpy(photo / 127.5 - 1.0).permute(2, 0, 1)[None])[-1] * ACTIVATIONS[-1]
+    found = (
+        perceptual.features(torch.from_numpy(photo / 127.5 - 1.0).permute(2, 0, 1)[None])[-1]
+        * NETWORKS["vgg16"].activations[-1]
+    )
     assert np.abs(found.numpy() - expected).max() < 1e-3 * expected.max()
+
+
+def test_vgg19_is_read_from_torchvisions_layout_and_compared_where_spade_does(tmp_path, monkeypatch):
+    """Random weights in torchvision's names, against its layer list (configuration E) written down by itself."""
+    torch.manual_seed(0)
+    plan = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
+    layers, inputs = [], 3
+    for entry in plan:
+        layers += [nn.MaxPool2d(2)] if entry == "M" else [nn.Conv2d(inputs, entry, 3, padding=1), nn.ReLU()]
+        inputs = inputs if entry == "M" else entry
+    features = nn.Sequential(*layers)
+    path = tmp_path / "vgg19.pth"
+    torch.save({f"features.{name}": value for name, value in features.state_dict().items()}, path)
+    monkeypatch.setattr(weights, "fetch", lambda name: {"vgg19": path}[name])
+
+    found = PerceptualLoss("vgg19").features(photo := torch.rand(1, 3, 32, 32) * 2 - 1)
+
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x, expected = ((photo + 1) / 2 - mean) / deviation, []
+    for i, layer in enumerate(features):
+        x = layer(x)
+        if i in (1, 6, 11, 20, 29):  # relu1_1, relu2_1, relu3_1, relu4_1, relu5_1
+            expected.append(x)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_judges_are_frozen_but_pass_gradients_to_the_picture(perceptual, estimator, face):

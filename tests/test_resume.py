@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,16 @@ from safetensors.torch import load_file
 from torch import nn
 from training_tools import tiny_config, write_dataset
 
-from capricious.errors import CapriciousError
+from capricious.data import storage
+from capricious.errors import CapriciousError, ConfigError
 from capricious.model.bundle import load_bundle
 from capricious.training import checkpoint
+from capricious.training.checkpoint_store import CheckpointStore, best, complete, latest
 from capricious.training.config import SwapConfig
 from capricious.training.loop import Run, train
+from capricious.training.score import HELD_OUT_L1
+from capricious.training.stopping import Notice
+from capricious.training.strategy import Processes
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +33,13 @@ def data(tmp_path_factory):
 
 def weights(out):
     """All tensors of the newest checkpoint, optimizers and EMA included."""
-    folder = checkpoint.latest(out)
+    folder = Path(latest(out))
     return {(f.name, k): v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
+
+
+def assert_same_weights(found, expected):
+    assert expected.keys() == found.keys() and len(found) > 50
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
 
 
 def test_a_continued_run_equals_an_uninterrupted_one_bit_for_bit(data, tmp_path):
@@ -39,9 +50,7 @@ def test_a_continued_run_equals_an_uninterrupted_one_bit_for_bit(data, tmp_path)
     assert stopped["kimg"] == 0.012
     torch.manual_seed(12345)  # nothing may depend on the global generator
     train(config, data=data, out=str(parts))
-    expected, found = weights(whole), weights(parts)
-    assert expected.keys() == found.keys() and len(found) > 50
-    assert all(torch.equal(expected[k], found[k]) for k in expected)
+    assert_same_weights(weights(parts), weights(whole))
     info = [load_bundle(out / "bundle").info["files"] for out in (whole, parts)]
     assert info[0] == info[1]
 
@@ -51,13 +60,16 @@ def test_a_run_leaves_what_it_promises_and_reports_each_checkpoint(data, tmp_pat
     config = tiny_config(kimg=0.02, checkpoint_kimg=0.008)
     metrics = train(config, data=data, out=str(tmp_path), report=lambda m, folder: reports.append((m, folder)))
     assert metrics["finished"] and metrics["bundle"] == str(tmp_path / "bundle")
-    assert [folder.name for _, folder in reports] == [checkpoint.folder_name(n) for n in (8, 16, 20)]
+    assert [Path(folder).name for _, folder in reports] == [checkpoint.folder_name(n) for n in (8, 16, 20)]
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == [checkpoint.folder_name(16), checkpoint.folder_name(20)]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["kimg"] for line in lines] == [0.008, 0.016, 0.02]
-    assert {"gan", "discriminator", "logits/real", "images_per_second"} <= lines[0].keys()
-    assert (tmp_path / "snapshots" / f"{checkpoint.folder_name(20)}.png").is_file()
+    assert {"gan", "discriminator", "logits/real", "margin", "images_per_second", "data_wait"} <= lines[0].keys()
+    for n in (8, 16, 20):
+        assert (tmp_path / "snapshots" / f"{checkpoint.folder_name(n)}.png").is_file()
+    beside = load_bundle(tmp_path / "checkpoints" / checkpoint.folder_name(20) / "bundle")
+    assert beside.sha256 == load_bundle(tmp_path / "bundle").sha256
 
     # The same command again has nothing left to do, and weights of this run can begin another.
     again = train(config, data=data, out=str(tmp_path))
@@ -82,14 +94,14 @@ def test_sigterm_ends_in_a_checkpoint_and_a_bundle(data, tmp_path, monkeypatch):
     one_step = Run._one_step
 
     def killed_in_the_first_step(run, batch):
-        if run.images_seen == 0:
+        if run.state.images_seen == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return one_step(run, batch)
 
     monkeypatch.setattr(Run, "_one_step", killed_in_the_first_step)
     metrics = train(tiny_config(kimg=10.0), data=data, out=str(tmp_path))
     assert not metrics["finished"] and metrics["kimg"] == 0.016  # four steps: the processes agree every fourth
-    assert checkpoint.latest(tmp_path).name == checkpoint.folder_name(16)
+    assert Path(latest(tmp_path)).name == checkpoint.folder_name(16)
     assert load_bundle(tmp_path / "bundle").info["training"]["images_seen"] == 16
 
 
@@ -98,14 +110,99 @@ def test_time_is_up(data, tmp_path):
     assert not metrics["finished"] and metrics["kimg"] == 0.016
 
 
-def test_half_written_checkpoints_are_never_found_and_swept_away(tmp_path):
-    checkpoint.begin(tmp_path, 100)
-    assert checkpoint.latest(tmp_path) is None
-    for images_seen in (8, 16, 24):
-        final = checkpoint.commit(checkpoint.begin(tmp_path, images_seen), keep=2)
-    assert checkpoint.latest(tmp_path) == final
-    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
-    assert names == [checkpoint.folder_name(16), checkpoint.folder_name(24)]
+def test_a_notice_to_save_is_answered_by_one_checkpoint_and_the_run_goes_on(data, tmp_path):
+    steps = []
+
+    def from_the_second_look_on():
+        steps.append(1)
+        return Notice.SAVE if len(steps) > 1 else Notice.NONE
+
+    metrics = train(tiny_config(kimg=0.072), data=data, out=str(tmp_path), notices=from_the_second_look_on)
+    assert metrics["finished"] and len(steps) == 4
+    assert [Path(c).name for c in complete(tmp_path)] == [checkpoint.folder_name(32), checkpoint.folder_name(72)]
+
+
+def store(out, **changes):
+    values = {"keep": 2, "best_by": None, "best_is": "lowest", **changes}
+    return CheckpointStore(str(out), Processes("cpu", joined=False), **values)
+
+
+def write_checkpoint(shelf, images_seen, **scores):
+    state = {"images_seen": images_seen, "scores": scores}
+    return shelf.write(images_seen, lambda folder: (folder / "weights").write_bytes(b"w"), state)
+
+
+@pytest.fixture(params=["local", "s3"])
+def out(request, tmp_path):
+    """A folder for a run, on a disk and in an object store."""
+    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def test_half_written_checkpoints_are_never_found_and_swept_away(out):
+    storage.write_atomic(storage.join(out, "checkpoints", checkpoint.folder_name(4), "weights"), b"killed here")
+    assert latest(out) is None
+    shelf = store(out)
+    shelf.require_shared()
+    places = [write_checkpoint(shelf, n) for n in (8, 16, 24)]
+    assert complete(out) == places[1:] and latest(out) == places[2]
+    names = {uri.rsplit("/", 2)[-2] for uri in storage.list_files(out)}
+    assert names == {checkpoint.folder_name(16), checkpoint.folder_name(24)}
+    with shelf.opened(places[2]) as folder:
+        assert (folder / "weights").read_bytes() == b"w"
+
+
+def test_a_failed_checkpoint_leaves_the_one_before(out):
+    shelf = store(out)
+    first = write_checkpoint(shelf, 8)
+
+    def disk_full(folder):
+        (folder / "weights").write_bytes(b"half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        shelf.write(16, disk_full, {})
+    assert latest(out) == first
+
+
+@pytest.mark.parametrize(("best_is", "winner"), [("lowest", 16), ("highest", 8)])
+def test_the_best_checkpoint_outlives_the_newest(tmp_path, best_is, winner):
+    shelf = store(tmp_path, best_by="held_out/l1", best_is=best_is)
+    for images_seen, score in ((8, 9.0), (16, 2.0), (24, 3.0), (32, 2.0), (40, 5.0)):
+        write_checkpoint(shelf, images_seen, **{"held_out/l1": score})
+    assert [Path(c).name for c in complete(tmp_path)] == [checkpoint.folder_name(n) for n in (winner, 32, 40)]
+    assert Path(best(tmp_path, "held_out/l1", best_is)).name == checkpoint.folder_name(winner)
+
+
+def test_a_run_keeps_the_checkpoint_that_a_scorer_likes_best(data, tmp_path):
+    scores = iter([3.0, 1.0, 2.0, 4.0])
+    config = tiny_config(kimg=0.032, checkpoint_kimg=0.008, best_by="taste")
+    metrics = train(config, data=data, out=str(tmp_path), scorer=lambda network: {"taste": next(scores)})
+    assert metrics["taste"] == 4.0
+    assert metrics["best_bundle"] == str(tmp_path / "checkpoints" / checkpoint.folder_name(16) / "bundle")
+    assert load_bundle(metrics["best_bundle"]).info["scores"] == {"taste": 1.0}
+    with pytest.raises(ConfigError, match="'beauty'.*scored by: nothing"):
+        train(tiny_config(kimg=0.004, best_by="beauty"), data=data, out=str(tmp_path / "other"))
+
+
+def test_held_out_portraits_score_by_themselves(tmp_path):
+    data = write_dataset(tmp_path / "data", count=12, held_out=4)
+    metrics = train(tiny_config(kimg=0.004, best_by=HELD_OUT_L1), data=data, out=str(tmp_path / "run"))
+    assert 0 < metrics[HELD_OUT_L1] < 255
+    assert load_bundle(metrics["bundle"]).info["data"]["portraits"] == 8  # the others were never trained on
+
+
+def test_a_run_in_an_object_store_continues_bit_for_bit(data, bucket, tmp_path):
+    config = tiny_config(kimg=0.012)
+    train(config, data=data, out=str(tmp_path / "disk"))
+    out = f"{bucket}/{tmp_path.name}"
+    train(replace(config, kimg=0.004), data=data, out=out)
+    metrics = train(config, data=data, out=out)
+    assert metrics["bundle"] == f"{out}/bundle"
+    storage.download_tree(out, str(tmp_path / "copy"))
+    assert_same_weights(weights(tmp_path / "copy"), weights(tmp_path / "disk"))
+    assert load_bundle(tmp_path / "copy" / "bundle").sha256 == load_bundle(tmp_path / "disk" / "bundle").sha256
+    lines = (tmp_path / "copy" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kimg"] for line in lines] == [0.004, 0.008, 0.012]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -134,8 +231,8 @@ def test_optimizers_survive_the_round_trip(tmp_path, channels_last):
 
 
 def test_an_old_checkpoint_format_is_refused(tmp_path):
-    checkpoint.write_state(tmp_path, {"images_seen": 0})
+    checkpoint.write_state(str(tmp_path), {"images_seen": 0})
     state = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps({**state, "format_version": 99}))
     with pytest.raises(CapriciousError, match="99"):
-        checkpoint.read_state(tmp_path)
+        checkpoint.read_state(str(tmp_path))

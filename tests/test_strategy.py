@@ -41,7 +41,7 @@ def losses(folder: Path, data: str, processes: int = 1, steps: int = STEPS, **ch
     config = replace(config, network=replace(config.network, norm="instance"))
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(
-        yaml.safe_dump({"data": data, "out": str(folder / "out"), "training": to_mapping(config)})
+        yaml.safe_dump({"data": [data], "out": str(folder / "out"), "training": to_mapping(config)})
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -64,7 +64,7 @@ def losses(folder: Path, data: str, processes: int = 1, steps: int = STEPS, **ch
     outputs = [child.communicate(timeout=300)[0] for child in children]
     assert all(child.returncode == 0 for child in children), "\n".join(outputs)
     lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
-    not_losses = ("images_per_second", "minutes")
+    not_losses = ("images_per_second", "minutes", "seconds_left", "data_wait")
     return [{k: v for k, v in json.loads(line).items() if k not in not_losses} for line in lines]
 
 

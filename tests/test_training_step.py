@@ -18,12 +18,13 @@ from capricious.faces import image as image_io
 from capricious.faces.attributes import Attributes
 from capricious.training import augment
 from capricious.training.augment import AGE
-from capricious.training.batches import BatchSource, Order, age_weights
-from capricious.training.config import SwapConfig, TrainingConfig
+from capricious.training.balance import balanced_weights
+from capricious.training.batches import BatchSource, Order
+from capricious.training.config import PairAugmentConfig, R1Config, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
 from capricious.training.networks import new_networks
-from capricious.training.pace import DiscriminatorPace
-from capricious.training.step import GanStep, frozen, identity_loss
+from capricious.training.pace import Pace
+from capricious.training.step import GanStep, Sitters, frozen, identity_loss
 from capricious.training.strategy import create
 
 
@@ -81,11 +82,23 @@ def test_each_epoch_shows_every_portrait_once_and_in_another_order():
     assert not np.array_equal(first, Order(30, seed=6).indices(0, 30))
 
 
-def test_age_weights_level_the_decades_up_to_the_limit():
-    ages = [25.0] * 80 + [35.0] * 20 + [95.0]
-    weights = age_weights(ages, limit=8.0)
+def test_balanced_weights_level_the_decades_up_to_the_limit():
+    sitters = [Attributes(age=25.0)] * 80 + [Attributes(age=35.0)] * 20 + [Attributes(age=95.0)]
+    weights = balanced_weights(sitters, "age", limit=8.0)
     assert weights[0] * 80 == pytest.approx(weights[80] * 20)
     assert weights[100] == 8.0  # and not 80
+    assert balanced_weights(sitters, "none") is None
+
+
+def test_balanced_weights_level_the_genders_of_each_decade():
+    groups = {(25.0, 0.0): 8, (25.0, 1.0): 2, (65.0, 1.0): 4, (65.0, None): 1, (None, 0.0): 1}
+    sitters = [Attributes(age=age, gender=gender) for (age, gender), n in groups.items() for _ in range(n)]
+    weights = balanced_weights(sitters, "age-gender")
+    shown, start = [], 0
+    for n in groups.values():
+        shown.append(weights[start : start + n].sum())
+        start += n
+    assert shown == pytest.approx([8.0] * len(groups))
 
 
 def test_balanced_order_draws_by_weight():
@@ -221,21 +234,39 @@ def test_ema_copies_buffers():
 
 
 def test_pace_doubles_while_the_discriminator_is_behind():
-    pace = DiscriminatorPace("auto")
+    pace = Pace(tiny_config())
     assert pace.steps == 1
     for margin, steps in ((0.5, 1), (0.1, 2), (0.5, 2), (0.7, 1)):
-        pace.decide(margin)
+        pace.decide(margin, 0.0, images=4)
         assert pace.steps == steps, margin
-    fixed = DiscriminatorPace(3)
-    fixed.decide(0.0)
+    fixed = Pace(tiny_config(discriminator_steps=3))
+    fixed.decide(0.0, 0.0, images=4)
     assert fixed.steps == 3
 
 
 def test_pace_averages_over_about_fifty_steps():
-    pace = DiscriminatorPace("auto")
+    pace = Pace(tiny_config(augment=PairAugmentConfig(target=0.5)))
     for _ in range(50):
-        pace.observe(torch.tensor(0.0))
-    assert float(pace.margin) == pytest.approx(0.98**50)
+        pace.observe({name: torch.tensor(0.0) for name in ("logits/real", "logits/fake", "logits/real_sign")})
+    assert pace.measured.tolist() == pytest.approx([0.98**50, 0.5 * 0.98**50])
+
+
+def test_augmentation_follows_how_sure_the_discriminator_is():
+    pace = Pace(tiny_config(augment=PairAugmentConfig(probability="auto", target=0.6, kimg=1.0)))
+    probabilities = []
+    for sign in (0.9, 0.9, 0.3, 0.3, 0.3):
+        pace.decide(1.0, sign, images=250)
+        probabilities.append(pace.augment)
+    assert probabilities == pytest.approx([0.25, 0.5, 0.25, 0.0, 0.0])
+    for _ in range(5):
+        pace.decide(1.0, 0.9, images=250)
+    assert pace.augment == 1.0
+    resumed = Pace(tiny_config(augment=PairAugmentConfig(probability="auto")))
+    resumed.restore(pace.state())
+    assert resumed.augment == 1.0 and torch.equal(resumed.measured, pace.measured)
+    fixed = Pace(tiny_config(augment=PairAugmentConfig(probability=0.3)))
+    fixed.decide(1.0, 0.9, images=250)
+    assert fixed.augment == 0.3
 
 
 # --- the step
@@ -264,7 +295,7 @@ def test_generator_runs_once_and_discriminator_is_frozen_in_its_step():
     step.autoencoder.update = watched
     step(source().batch(0), draws(config, swap=False))
     assert seen.forwards == 1
-    assert seen.frozen == [False, True]
+    assert seen.frozen == [False, True, True]  # its own update; then fakes, and real pictures without a gradient
     assert all(grad is None for grad in grads.values())
     assert all(p.requires_grad for p in discriminator.parameters())
     assert any(not torch.equal(v, before[k]) for k, v in discriminator.named_parameters())
@@ -291,12 +322,18 @@ def test_swap_pass_reuses_the_modulations():
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_every_loss_is_reported_by_name(swap):
-    config = tiny_config(loss=replace(NO_WEIGHTS, age=1.0, gender=1.0))
+def test_every_loss_is_reported_by_name_with_its_share(swap):
+    config = tiny_config(loss=replace(NO_WEIGHTS, age=1.0, gender=1.0, adversary=0.1), r1=R1Config(weight=1.0))
     log = game(config)(source().batch(0), draws(config, swap=swap))
-    expected = {"discriminator", "logits/real", "logits/fake", "gan", "feature_matching", "kl", "pixel"}
-    assert set(log) == expected | ({"age", "gender", "identity", "latent"} if swap else set())
+    terms = {"gan", "feature_matching", "kl", "pixel", "adversary"}
+    terms |= {"age", "gender", "identity", "latent"} if swap else set()
+    of_discriminator = {"discriminator", "r1", "logits/real", "logits/fake", "logits/real_sign"}
+    assert set(log) == terms | {f"share/{name}" for name in terms} | of_discriminator
     assert all(v.ndim == 0 and not v.requires_grad and v.isfinite() for v in log.values())
+    assert sum(log[f"share/{name}"] for name in terms).item() == pytest.approx(1.0)
+    assert log["share/pixel"] == 0.0  # its weight
+    ratio = log["share/feature_matching"] / log["share/kl"]
+    assert ratio.item() == pytest.approx((10 * log["feature_matching"] / (0.05 * log["kl"])).item(), rel=1e-4)
 
 
 def test_unknown_genders_give_the_estimator_loss_no_gradient():
@@ -306,7 +343,8 @@ def test_unknown_genders_give_the_estimator_loss_no_gradient():
     renders = SimpleNamespace(swapped=image, swapped_mean=torch.zeros(2, 8), latent=torch.zeros(2, 8))
     vectors = torch.from_numpy(np.stack([Attributes(gender=0.0).vector(), Attributes().vector()]))
     drawn = augment.draw(0, 0, 2, latent=8)
-    terms = step._swap_terms(renders, torch.zeros(2, 3, SIZE, SIZE), vectors, augment.request(vectors, drawn), drawn)
+    sitters = Sitters(torch.zeros(2, 3, SIZE, SIZE), vectors, augment.request(vectors, drawn))
+    terms = step._swap_terms(renders, sitters, drawn)
     (gradient,) = torch.autograd.grad(terms["gender"], image)
     assert gradient[0].abs().max() > 0 and gradient[1].abs().max() < 1e-9
 
@@ -315,12 +353,13 @@ def test_identity_loss_in_closed_form():
     real, swapped = torch.zeros(3, 3, 8, 8), torch.full((3, 3, 8, 8), 0.5)
     vectors = torch.from_numpy(np.stack([Attributes(age=a).vector() for a in (20.0, 20.0, None)]))
     wanted = torch.from_numpy(np.stack([Attributes(age=a).vector() for a in (20.0, 80.0, 80.0)]))
-    loss = identity_loss(swapped, real, vectors, wanted, half_at_years=30.0)
+    sitters = Sitters(real, vectors, wanted)
+    loss = identity_loss(swapped, sitters, half_at_years=30.0)
     assert loss.item() == pytest.approx(0.5 * (1 + 1 / 3 + 1 / 2) / 3)
     checkerboard = torch.zeros(8, 8)
     checkerboard[::2, ::2] = checkerboard[1::2, 1::2] = 1.0
     fine = (checkerboard - 0.5).expand(3, 3, 8, 8)  # detail without low frequencies costs nothing
-    assert identity_loss(fine, real, vectors, wanted, 30.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert identity_loss(fine, sitters, 30.0).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_frozen_thaws_after_an_error():
@@ -373,8 +412,79 @@ def test_projection_discriminator_sees_what_was_asked():
     step.discriminator.module.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[2]))
     batch, drawn = source().batch(0), draws(config, dropped=torch.zeros(4, 5, dtype=torch.bool))
     step(batch, drawn)
-    expected = torch.cat([batch.attributes, augment.request(batch.attributes, drawn), batch.attributes])
-    assert all(torch.equal(a, expected) for a in asked) and len(asked) == 2
+    own, requested = batch.attributes, augment.request(batch.attributes, drawn)
+    expected = [torch.cat([own, requested, own]), torch.cat([own, requested]), own]
+    assert all(torch.equal(a, e) for a, e in zip(asked, expected, strict=True))
+
+
+def test_lazy_penalty_comes_every_few_steps_and_counts_for_all_of_them():
+    config = tiny_config(r1=R1Config(weight=2.0, every=4))
+    step, batch = game(config), source().batch(0)
+    losses_of = []
+    update = step.discriminator.update
+    step.discriminator.update = lambda loss, scale: (losses_of.append(loss.item()), update(loss, scale))
+    logs = [step(batch, draws(config, 4 * seen), discriminator_steps=2) for seen in range(5)]
+    assert ["r1" in log for log in logs] == [True, False, False, False, True]
+    # Of the two updates of a step the first has it: hinge loss + γ/2 · 4 · penalty. (log has the second one's hinge.)
+    alone = game(replace(config, r1=R1Config()))(batch, draws(config))
+    assert losses_of[0] - alone["discriminator"].item() == pytest.approx(2.0 / 2 * 4 * logs[0]["r1"].item(), rel=1e-3)
+
+
+def test_penalty_and_adversary_learn_the_same_under_ddp():
+    weights = []
+    for strategy in ("plain", "ddp"):
+        loss = replace(NO_WEIGHTS, adversary=1.0)
+        config = tiny_config(r1=R1Config(weight=2.0, every=1), loss=loss, strategy=strategy)
+        spread = create(config)
+        try:
+            networks = new_networks(config)
+            players = [spread.player(network, 1e-3) for network in networks]
+            GanStep(config, *players, perceptual=None, estimator=Brightness())(source().batch(0), draws(config))
+            weights.append([p.detach() for network in networks for p in network.parameters()])
+        finally:
+            spread.processes.close()
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_augmented_step_shows_the_discriminator_pairs_that_moved_together():
+    config = tiny_config(augment=PairAugmentConfig(probability=1.0, colour=False, cutout=False))
+    step, batch = game(config), source().batch(0)
+    shown = []
+    step.discriminator.module.register_forward_pre_hook(lambda module, inputs: shown.append(inputs))
+    drawn = draws(config, flip=torch.zeros(4, dtype=torch.bool), swap=False)
+    step(batch, drawn, augment_probability=1.0)
+    label_map, image, _ = shown[0]
+    assert torch.equal(label_map[:4], label_map[4:])  # reconstruction and portrait are shifted alike
+    outside = label_map[4:] == 7
+    assert outside.any() and (image[4:].abs().amax(1)[outside] == 0).all()
+    assert not torch.equal(label_map[4:].long(), batch.label_map.long())
+
+
+def test_painterly_portraits_are_what_everyone_sees():
+    config = tiny_config(painterly=1.0)
+    step, batch = game(config), source().batch(0)
+    encoded, judged = [], []
+    step.autoencoder.module.encoder.register_forward_pre_hook(lambda m, inputs: encoded.append(inputs[0]))
+    step.discriminator.module.register_forward_pre_hook(lambda m, inputs: judged.append(inputs[1]))
+    step(batch, draws(config, swap=False, flip=torch.zeros(4, dtype=torch.bool)))
+    assert not torch.equal(encoded[0], batch.image)
+    assert torch.equal(encoded[0], judged[0][4:]) and torch.equal(encoded[0], judged[2])
+
+
+def test_distinct_patches_take_the_same_step():
+    # Of the losses; the gradients are compared in double precision in test_patches.
+    configs = [tiny_config(distinct_share=share) for share in (0.0, 1.0)]
+    plain, distinct = (game(config)(source().batch(0), draws(config)) for config in configs)
+    for name, value in plain.items():
+        assert distinct[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+
+
+def test_distinct_patches_are_the_default_on_a_cpu_alone():
+    share = new_networks(tiny_config())[0].generator.distinct_share
+    assert 0.0 < share < 1.0
+    assert new_networks(tiny_config(device="cuda"))[0].generator.distinct_share == 0.0
+    assert new_networks(tiny_config(distinct_share=0.7, device="cuda"))[0].generator.distinct_share == 0.7
 
 
 # --- configuration
@@ -392,11 +502,30 @@ def test_projection_discriminator_sees_what_was_asked():
         ({"attribute_dropout": 1.5}, "attribute_dropout"),
         ({"discriminator_steps": 0}, "discriminator_steps"),
         ({"max_minutes": 0.0}, "max_minutes"),
+        ({"painterly": -0.1}, "painterly"),
+        ({"distinct_share": 2.0}, "distinct_share"),
+        ({"r1": R1Config(weight=1.0), "strategy": "deepspeed", "zero_stage": 3}, "use zero_stage 2"),
     ],
 )
 def test_impossible_configurations_are_refused_with_the_field(changes, message):
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: R1Config(weight=-1.0), r"r1\.weight"),
+        (lambda: R1Config(every=0), r"r1\.every"),
+        (lambda: PairAugmentConfig(probability=1.5), r"augment\.probability"),
+        (lambda: PairAugmentConfig(target=1.0), "mean of signs"),
+        (lambda: PairAugmentConfig(kimg=0.0), r"augment\.kimg"),
+        (lambda: SwapConfig(identity_features=-1.0), "identity_features"),
+    ],
+)
+def test_impossible_controls_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_impossible_swaps_are_refused():

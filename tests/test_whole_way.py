@@ -153,7 +153,7 @@ def trained(prepared, prepare_config, tmp_path_factory):
     network = NetworkConfig(width=4, hidden=8, encoder_width=4, discriminator_width=4)
     training = TrainingConfig(resolution=R, network=network, batch_size=4, kimg=0.008, log_every=1, num_workers=1)
     out = tmp_path_factory.mktemp("trained")
-    return run_training(TrainConfig(prepare_config.out, str(out), cpus_per_worker=1, training=training))
+    return run_training(TrainConfig((prepare_config.out,), str(out), cpus_per_worker=1, training=training))
 
 
 def test_training_through_ray_reports_and_leaves_a_bundle(trained, prepare_config):

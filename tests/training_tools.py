@@ -36,14 +36,15 @@ def tiny_config(**changes: Any) -> TrainingConfig:
         "log_every": 2,
         "checkpoint_kimg": 1.0,
         "snapshot_kimg": 1.0,
+        "recalibrate_batches": 1,
         "device": "cpu",
         **changes,
     }
     return TrainingConfig(**values)
 
 
-def made_up_portraits(count: int, seed: int = 0) -> list[Portrait]:
-    """Blurred noise, label maps of blocks, and every third sitter of unknown age."""
+def made_up_portraits(count: int, seed: int = 0, held_out: int = 0) -> list[Portrait]:
+    """Blurred noise, label maps of blocks, and every third sitter of unknown age; the first few are held out."""
     random = np.random.default_rng(seed)
     portraits = []
     for i in range(count):
@@ -55,7 +56,7 @@ def made_up_portraits(count: int, seed: int = 0) -> list[Portrait]:
                 id=f"{i:064d}-0",
                 source_uri=f"made-up-{i}.png",
                 face=0,
-                split="train",
+                split="test" if i < held_out else "train",
                 image=_png(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)),
                 label_map=_png(Image.fromarray(labels)),
                 landmarks=np.zeros((68, 2), np.float32),
@@ -74,9 +75,9 @@ def made_up_portraits(count: int, seed: int = 0) -> list[Portrait]:
     return portraits
 
 
-def write_dataset(folder: Path, count: int = 10, seed: int = 0) -> str:
+def write_dataset(folder: Path, count: int = 10, seed: int = 0, held_out: int = 0) -> str:
     """Writes a prepared dataset of made-up portraits and returns its path."""
-    write_shard(str(folder), 0, made_up_portraits(count, seed), [], pictures=count, seconds={})
+    write_shard(str(folder), 0, made_up_portraits(count, seed, held_out), [], pictures=count, seconds={})
     write_manifest(str(folder), 1, {}, SIZE)
     return str(folder)
 

@@ -1,7 +1,8 @@
 """One way to set every configuration: frozen dataclasses, filled from a YAML file, then from flags.
 
 A configuration lives beside the code that it steers; this module only reads and prints it. Flags win over
-the file, the file wins over the defaults: ``--config run.yaml --training.batch-size 64``.
+the file, the file wins over the defaults: ``--config run.yaml --training.batch-size 64``. Flags need tyro alone,
+so that a bare GPU machine can train; YAML files also need pydantic and PyYAML.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import tyro
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from capricious.errors import ConfigError
 
@@ -71,15 +70,29 @@ def from_mapping(config_type: type[Config], values: Mapping[str, Any], where: st
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """Returns a configuration as plain nested values, fit for JSON and YAML."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def resolved(config: Any) -> str:
     """Returns the whole configuration as YAML, in the order of its fields."""
+    import yaml
+
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 
 
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _read_yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -93,6 +106,8 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
 
 def _check(config_type: Any, values: Mapping[str, Any], where: str, complete: bool) -> Any:
     """Returns the configuration, or None if fields are missing that need not be there yet."""
+    from pydantic import TypeAdapter, ValidationError
+
     _refuse_unknown(config_type, values, where)
     try:
         return TypeAdapter(config_type).validate_python(dict(values))

@@ -10,10 +10,10 @@ import numpy as np
 from capricious import weights
 from capricious.annotate import chip
 from capricious.annotate.age_calibration import AgeCalibration
-from capricious.annotate.onnx_session import onnx_session
 from capricious.annotate.parsing import Parsing
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import SKIN
+from capricious.model.onnx_session import onnx_session
 
 
 class AttributeEstimator(Protocol):

@@ -7,8 +7,9 @@ import torch
 
 from capricious import weights
 from capricious.annotate.bisenet import CLASSES, BiSeNet
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD, Parsing
+from capricious.annotate.parsing import Parsing
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
+from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 # Classes of CelebAMask-HQ: 0 background, 1 skin, 2–3 brows, 4–5 eyes, 6 glasses, 7–8 ears, 9 earring,
 # 10 nose, 11–13 mouth and lips, 14 neck, 15 necklace, 16 cloth, 17 hair, 18 hat. The paper's "face" ends

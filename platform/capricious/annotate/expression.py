@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from capricious import weights
 from capricious.annotate import chip
-from capricious.annotate.onnx_session import onnx_session
 from capricious.errors import CapriciousError
 from capricious.faces.attributes import EMOTIONS, Attributes
+from capricious.model.onnx_session import onnx_session
 from capricious.weights.face_api import read_face_api
 
 CLASSES = ("neutral", "happy", "sad", "anger", "fear", "disgust", "surprise")

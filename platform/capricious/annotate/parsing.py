@@ -7,9 +7,6 @@ from typing import Protocol
 
 import numpy as np
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0…1: what networks that began on ImageNet subtract, and divide by."""
-
 
 @dataclass(frozen=True)
 class Parsing:

@@ -15,60 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD
-from capricious.annotate.unet_graph import LOGITS, STAGES, TAPS, read_state
+from capricious.annotate.unet_graph import LOGITS, read_state
 from capricious.errors import CapriciousError
-
-
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU6(),
-    )
-
-
-class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen, depthwise convolution, project without activation (paper, figure 3b)."""
-
-    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
-        super().__init__()
-        wide = inputs * expansion
-        self.residual = stride == 1 and inputs == outputs
-        self.conv = nn.Sequential(
-            *([_conv(inputs, wide, 1)] if expansion > 1 else []),
-            _conv(wide, wide, 3, stride, groups=wide),
-            nn.Conv2d(wide, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
-
-
-class MobileNetV2(nn.Module):
-    """The encoder: features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's side."""
-
-    CHANNELS = (16, 24, 32, 96, 320)
-
-    def __init__(self) -> None:
-        super().__init__()
-        blocks: list[nn.Module] = [_conv(3, 32, stride=2)]
-        channels = 32
-        for expansion, outputs, repeats, stride in STAGES:
-            for repeat in range(repeats):
-                blocks.append(InvertedResidual(channels, outputs, expansion, stride if repeat == 0 else 1))
-                channels = outputs
-        self.features = nn.Sequential(*blocks)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        taps = []
-        x = image
-        for number, block in enumerate(self.features):
-            x = block(x)
-            if number in TAPS:
-                taps.append(x)
-        return taps
+from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from capricious.model.mobilenet_v2 import MobileNetV2, conv
 
 
 class Up(nn.Module):
@@ -77,10 +27,10 @@ class Up(nn.Module):
     def __init__(self, inputs: int, skip: int, outputs: int):
         super().__init__()
         self.merge = nn.Sequential(
-            _conv(inputs + skip, inputs + skip, groups=inputs + skip),
-            _conv(inputs + skip, outputs, 1),
-            _conv(outputs, outputs, groups=outputs),
-            _conv(outputs, outputs, 1),
+            conv(inputs + skip, inputs + skip, groups=inputs + skip),
+            conv(inputs + skip, outputs, 1),
+            conv(outputs, outputs, groups=outputs),
+            conv(outputs, outputs, 1),
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -100,7 +50,7 @@ class ParsingUNet(nn.Module):
         super().__init__()
         self.encoder = MobileNetV2()
         skips = MobileNetV2.CHANNELS[::-1]
-        self.bottom = _conv(skips[0], self.WIDTHS[0], 1)
+        self.bottom = conv(skips[0], self.WIDTHS[0], 1)
         self.ups = nn.ModuleList(
             Up(inputs, skip, outputs)
             for inputs, skip, outputs in zip(self.WIDTHS, skips[1:], self.WIDTHS[1:], strict=False)

@@ -11,16 +11,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
-from capricious.annotate.parsing import IMAGENET_MEAN, IMAGENET_STD
 from capricious.errors import CapriciousError
+from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD, MOBILENET_V2_STAGES, MOBILENET_V2_TAPS
 
 LOGITS = ("background", "skin", "hair", "glasses")
-
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, repeats, stride."""
-
-TAPS = (1, 3, 6, 13, 17)
-"""Blocks after which the features still have 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's side."""
 
 _EPSILON = 1e-5  # of torch's batch normalisation
 
@@ -89,12 +83,12 @@ def unet_graph(state: Mapping[str, np.ndarray], size: int) -> onnx.ModelProto:
     def encoded(x: str) -> list[str]:
         x = rectified(x, "encoder.features.0", 2)
         taps, block = [], 0
-        for expansion, _, repeats, stride in STAGES:
+        for expansion, _, repeats, stride in MOBILENET_V2_STAGES:
             for repeat in range(repeats):
                 block += 1
                 first = repeat == 0
                 x = inverted_residual(x, f"encoder.features.{block}", expansion, stride if first else 1, not first)
-                taps += [x] if block in TAPS else []
+                taps += [x] if block in MOBILENET_V2_TAPS else []
         return taps
 
     crop = node("Unsqueeze", node("Transpose", "crop", perm=[2, 0, 1]), "first")

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from capricious.annotate.onnx_session import onnx_session
 from capricious.annotate.parsing import Parsing
 from capricious.annotate.unet_graph import read_state, unet_graph
 from capricious.errors import CapriciousError
 from capricious.faces.label_map import BACKGROUND, HAIR, SKIN
+from capricious.model.onnx_session import onnx_session
 
 WEIGHTS = Path(__file__).with_name("parser") / "parser.safetensors"
 """The shipped weights; MODEL_CARD.md beside them says what they were made from and how good they are."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from capricious.data import storage
 from capricious.data.collections import Kind, Source, read_collection
@@ -22,6 +22,7 @@ from capricious.data.collections.parts import write_part
 from capricious.errors import CapriciousError, ConfigError
 
 PLAN = "_plan.json"
+Item = TypeVar("Item")
 
 COLLECTION = ("source", "kind", "rights_column", "limit")
 """Fields of a job that say what it works on."""
@@ -62,8 +63,8 @@ class BatchConfig:
         return iter(select(list(listing), self.limit)) if self.limit else iter(listing)
 
 
-def select(sources: list[Source], limit: int) -> list[Source]:
-    """Takes `limit` sources, spread evenly (collections are often sorted by age), or all if there are fewer."""
+def select(sources: list[Item], limit: int) -> list[Item]:
+    """Takes `limit` of a list, spread evenly (collections are often sorted by age), or all if there are fewer."""
     count = min(limit, len(sources))
     return [sources[i * len(sources) // count] for i in range(count)]
 
@@ -123,7 +124,7 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
     asked = json.loads(json.dumps({**{name: getattr(config, name) for name in COLLECTION}, **asked}))
     if storage.exists(storage.join(out, PLAN)):
         plan = read_plan(out)
-        _refuse_other(plan, asked)
+        refuse_other(plan, asked)
         listing = _Listing(config.sources())
         for _ in listing:
             pass
@@ -142,7 +143,12 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
     return Plan(out, {**asked, **counted})
 
 
-def _refuse_other(plan: Plan, asked: dict[str, Any]) -> None:
+def refuse_other(plan: Plan, asked: dict[str, Any]) -> None:
+    """Refuses to continue a folder that was started with something else.
+
+    Raises:
+        CapriciousError: names what differs.
+    """
     for name, value in asked.items():
         if plan.fields.get(name) != value:
             raise CapriciousError(

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import cv2
@@ -56,19 +57,15 @@ class ShardWorker:
         """Reads each source and does it; yields its result, or its row for the rejects table."""
         for source, data in self._read_ahead(sources):
             try:
-                with self.stopwatch.stage("read"):
-                    content = _content(data)
-                yield source, do(source, content)
+                with bugs_as_rejections(source.uri):
+                    with self.stopwatch.stage("read"):
+                        content = _content(data)
+                    result = do(source, content)
+                yield source, result
             except Rejection as rejection:
                 yield source, reject_row(source.uri, rejection)
-            except CapriciousError:
-                raise  # not this picture's fault, e.g. missing weights; going on would reject all the others
-            except OSError as error:  # likewise: a full disk
+            except OSError as error:  # not this picture's fault but the machine's: a full disk
                 raise CapriciousError(f"{error}; put that right and run the same command again to go on") from error
-            except Exception as error:  # a bug: one picture must never take the others down
-                log.exception("%s", source.uri)
-                detail = f"unexpected: {error}; please report it, with the traceback in the worker's log"
-                yield source, reject_row(source.uri, Rejection("internal", type(error).__name__, detail))
 
     def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
@@ -78,6 +75,22 @@ class ShardWorker:
                 if len(waiting) > self.READ_AHEAD:
                     yield waiting.popleft()
             yield from waiting
+
+
+@contextmanager
+def bugs_as_rejections(uri: str) -> Iterator[None]:
+    """Turns what nobody expected into the rejection of one picture: a bug must never take the others down.
+
+    Missing weights or a full disk are not this picture's fault: going on would reject all the others, too.
+    """
+    try:
+        yield
+    except (CapriciousError, OSError):
+        raise
+    except Exception as error:
+        log.exception("%s", uri)
+        detail = f"unexpected: {error}; please report it, with the traceback in the worker's log"
+        raise Rejection("internal", type(error).__name__, detail) from error
 
 
 def _content(data: Future[bytes]) -> bytes:

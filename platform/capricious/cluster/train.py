@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
+import ray.train
+
+from capricious.cluster.decoding import NAME, InOrder, batches_from_ray
+from capricious.cluster.gauges import Gauges
 from capricious.cluster.session import cpu_count
-from capricious.cluster.torch_workers import report, run_torch_workers
+from capricious.cluster.torch_workers import notices, report, run_torch_workers
 from capricious.data import storage
-from capricious.data.prepared import PreparedDataset
 from capricious.errors import ConfigError
+from capricious.training.batches import decoded_bytes
 from capricious.training.config import TrainingConfig
+from capricious.training.datasets import JoinedDatasets
 from capricious.training.loop import train
 
 
@@ -19,32 +25,51 @@ from capricious.training.loop import train
 class TrainConfig:
     """What to train on, where, and with how many workers."""
 
-    data: str
-    """Prepared dataset: a folder or s3:// address that every node can read."""
+    data: tuple[str, ...]
+    """Prepared datasets: folders or s3:// addresses that every node can read."""
     out: str
-    """Folder of checkpoints, sample grids and the bundle, the same on every node (one machine, or a shared
-    file system). The same command again resumes."""
+    """Folder of checkpoints, sample grids and the bundle that all nodes share, or an s3:// address. The same command
+    again resumes."""
     workers: int = 1
     """Training processes; more than one needs --training.strategy ddp or deepspeed."""
+    min_workers: int | None = None
+    """Go on with fewer workers, down to so many, while the cluster has no room for all; with strategy ddp."""
     cpus_per_worker: int = 0
     """CPUs of each worker; 0 shares the cluster's CPUs evenly."""
     gpus: bool = False
     """Give each worker one GPU."""
+    loading: Literal["auto", "worker", "ray"] = "auto"
+    """Who decodes the pictures: threads of each worker, or Ray Data on other CPUs; auto: the worker where all
+    pictures fit decoded into training.memory_budget_gb, else Ray Data."""
+    decoders: int = 2
+    """CPUs that decode for each worker, if Ray Data does."""
     max_failures: int = 3
     """Restart the workers from the newest checkpoint after so many failures, then give up."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How to train."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ConfigError(f"workers must be at least 1, found: {self.workers}")
-        if self.workers > 1 and self.training.strategy == "plain":
+        strategy, batch_size = self.training.strategy, self.training.batch_size
+        if self.workers < 1 or self.decoders < 1:
+            raise ConfigError(f"workers and decoders must be at least 1, found: {self.workers} and {self.decoders}")
+        if self.workers > 1 and strategy == "plain":
             raise ConfigError(
                 f"{self.workers} workers need --training.strategy ddp or deepspeed: with plain, each would train "
                 "a model of its own"
             )
-        if "://" in self.out:
-            raise ConfigError(f"out must be a folder that all nodes share, found: {self.out}")
+        fewest = self.workers if self.min_workers is None else self.min_workers
+        if not 1 <= fewest <= self.workers:
+            raise ConfigError(f"min_workers must be in 1…{self.workers}, found: {fewest}")
+        if fewest < self.workers and strategy != "ddp":
+            raise ConfigError(
+                f"min_workers needs --training.strategy ddp, found: {strategy}; a DeepSpeed checkpoint can only be "
+                "continued by as many processes as wrote it"
+            )
+        if uneven := [n for n in range(fewest, self.workers + 1) if batch_size % n]:
+            raise ConfigError(
+                f"training.batch_size {batch_size} must be a multiple of every number of workers that may come up, "
+                f"but {', '.join(map(str, uneven))} do not divide it"
+            )
 
 
 def run_training(config: TrainConfig) -> dict[str, Any]:
@@ -53,20 +78,40 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
     Raises:
         CapriciousError: no usable data, too few CPUs, or the training failed more than `max_failures` times.
     """
-    data, out = storage.absolute(config.data), storage.absolute(config.out)
-    PreparedDataset(data, "train")  # an unusable dataset is told here, in one line, and not by a worker
-    cpus = config.cpus_per_worker or max(1, cpu_count() // config.workers)
+    data, out = [storage.absolute(path) for path in config.data], storage.absolute(config.out)
+    portraits = JoinedDatasets(data, "train")  # an unusable dataset is told here, in one line, and not by a worker
+    beside = config.decoders if _ray_decodes(config, portraits) else 0
+    cpus = config.cpus_per_worker or max(1, cpu_count() // config.workers - beside)
+    settings = {"training": config.training, "data": data, "out": out, "fed": bool(beside)}
     return run_torch_workers(
         _train_on_worker,
-        {"training": config.training, "data": data, "out": out},
+        settings,
         out=out,
         workers=config.workers,
+        min_workers=config.min_workers,
         cpus=cpus,
         gpus=config.gpus,
         max_failures=config.max_failures,
+        streams=(NAME, InOrder(config.training, data, out, beside), beside) if beside else None,
+        heed_sigterm=True,
     )
+
+
+def _ray_decodes(config: TrainConfig, portraits: JoinedDatasets) -> bool:
+    if config.loading != "auto":
+        return config.loading == "ray"
+    return decoded_bytes(portraits, config.training.resolution) > config.training.memory_budget_gb * 2**30
 
 
 def _train_on_worker(settings: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    train(settings["training"], data=settings["data"], out=settings["out"], report=report)
+    first = ray.train.get_context().get_world_rank() == 0
+    train(
+        settings["training"],
+        data=settings["data"],
+        out=settings["out"],
+        report=report,
+        notices=notices,
+        feed=partial(batches_from_ray, settings["training"]) if settings["fed"] else None,
+        observers=[Gauges(settings["out"])] if first else [],
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -149,6 +150,14 @@ def decode_label_map(png: bytes) -> np.ndarray:
 def portrait_id(source: bytes, face: int) -> str:
     """Names a portrait by content: the same picture gets the same id wherever it lies."""
     return f"{hashlib.sha256(source).hexdigest()}-{face}"
+
+
+def picture_names(ids: Iterable[str]) -> np.ndarray:
+    """Returns the first 8 bytes of the sha256 of each portrait's source picture, uint64, from the portraits' ids.
+
+    Enough to tell pictures apart: among a million, two share theirs with a chance of 3 in 100 million.
+    """
+    return np.array([int(id[:16], 16) for id in ids], np.uint64)
 
 
 def split_of(source_sha256: str, test_share: float) -> str:

@@ -249,6 +249,40 @@ def download_folder(uri: str, folder: str) -> None:
             copy.write(read(file))
 
 
+def download_tree(uri: str, folder: str) -> None:
+    """Copies a folder or URL with all that is below it into a new local folder."""
+    for file in list_files(uri):
+        copy = os.path.join(folder, *_below(locate(file)[1], locate(uri)[1]))
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        locate(file)[0].get_file(locate(file)[1], copy)
+
+
+def upload_folder(folder: str, uri: str) -> None:
+    """Copies a local folder with all that is below it to a folder or URL."""
+    for file in list_files(folder):
+        upload_file(file, join(uri, os.path.relpath(file, folder)))
+
+
+def upload_file(file: str, uri: str) -> None:
+    """Copies a local file to a URL; it appears there when it is complete."""
+    fs, path = locate(uri)
+    fs.put_file(file, path)
+
+
+def flush_folder(folder: str) -> None:
+    """Returns when all below a local folder is on the disk and would survive a loss of power."""
+    for file in list_files(folder):
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+
+
+def remove_folder(uri: str) -> None:
+    """Deletes a folder and all below it; nothing happens where there is none."""
+    fs, path = locate(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
 def remove(uri: str) -> None:
     """Deletes one file; nothing happens where there is none."""
     fs, path = locate(uri)

@@ -57,6 +57,11 @@ def paragraph(text: str, style: str = "") -> str:
     return f'<p class="{escape(style)}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>"
 
 
+def warning(text: str) -> str:
+    """What must not be overlooked, in red."""
+    return f'<p class="warning" role="note"><b>Beware.</b> {escape(text)}</p>'
+
+
 def bullets(lines: Iterable[str]) -> str:
     """A list of sentences."""
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
@@ -229,6 +234,15 @@ def legend(colours: Iterable[tuple[str, Sequence[int]]]) -> str:
         )
         + "</p>"
     )
+
+
+def strip(pictures: Sequence[str], labels: Sequence[str], title: str) -> str:
+    """A row of pictures with a label under each and a title over all."""
+    figures = "".join(
+        f"<figure>{picture}<figcaption>{escape(label)}</figcaption></figure>"
+        for picture, label in zip(pictures, labels, strict=True)
+    )
+    return f'<div class="strip"><p>{escape(title)}</p><div style="--pictures:{len(pictures)}">{figures}</div></div>'
 
 
 def heading(text: str, remark: str = "") -> str:

@@ -3,6 +3,7 @@
     bundle.json              what it is: architecture, attribute order, classes, training, licence, hashes
     generator.safetensors    weights to release (the exponential moving average)
     encoder.safetensors
+    training_pictures.safetensors   which pictures it was trained on: 8 bytes of each one's hash (optional)
 
 Spectral norm is worked into the weights on saving, so a loaded bundle is a network of plain convolutions.
 """
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -33,6 +35,7 @@ from capricious.model.layers import plain_state
 
 FORMAT_VERSION = 1
 INFO = "bundle.json"
+TRAINING_PICTURES = "training_pictures.safetensors"
 ALIGNMENT = "ffhq"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -44,11 +47,14 @@ class Bundle:
     Attributes:
         generator, encoder: in eval mode, without gradients, float32, on the CPU when loaded.
         info: the content of bundle.json.
+        training_pictures: sorted uint64 names of the pictures that it was trained on (data.records.picture_names),
+            so that nobody measures it on them unawares; None where the bundle does not say.
     """
 
     generator: Generator
     encoder: StyleEncoder
     info: dict[str, Any]
+    training_pictures: np.ndarray | None = None
 
     @property
     def sha256(self) -> str:
@@ -62,6 +68,7 @@ def save_bundle(
     encoder: StyleEncoder,
     info: dict[str, Any] | None = None,
     *,
+    training_pictures: np.ndarray | None = None,
     dtype: str = "float32",
 ) -> None:
     """Writes a bundle, all of it or nothing; an older bundle in the same place is replaced.
@@ -71,6 +78,7 @@ def save_bundle(
         generator, encoder: networks with the weights to release; they stay as they are.
         info: training config, data fingerprint, metrics, licence …: anything that JSON can hold, under
             names that the bundle does not use itself.
+        training_pictures: uint64 names of the pictures that it was trained on, in any order; None: not recorded.
         dtype: of the weights on disk, "float32" or "bfloat16" (half the size, 3 significant digits).
 
     Raises:
@@ -88,6 +96,10 @@ def save_bundle(
         "generator.safetensors": _weights(generator, DTYPES[dtype]),
         "encoder.safetensors": _weights(encoder, DTYPES[dtype]),
     }
+    if training_pictures is not None:
+        names = np.unique(training_pictures.astype(np.uint64))
+        # safetensors' torch side has no uint64; the bits are what counts.
+        weights[TRAINING_PICTURES] = save_safetensors({"pictures": torch.from_numpy(names.view(np.int64))})
     own = {
         "format_version": FORMAT_VERSION,
         "code_version": capricious.__version__,
@@ -127,7 +139,11 @@ def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
         encoder = StyleEncoder(encoder_config, spectral=False)
     _load_weights(generator, folder / "generator.safetensors", info)
     _load_weights(encoder, folder / "encoder.safetensors", info)
-    return Bundle(generator, encoder, info)
+    pictures = None
+    if TRAINING_PICTURES in info["files"]:
+        stored = load_safetensors(_read_checked(folder / TRAINING_PICTURES, info))
+        pictures = stored["pictures"].numpy().view(np.uint64)
+    return Bundle(generator, encoder, info, pictures)
 
 
 def _text(info: dict[str, Any]) -> str:
@@ -187,7 +203,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _load_weights(network: nn.Module, path: Path, info: dict[str, Any]) -> None:
+def _read_checked(path: Path, info: dict[str, Any]) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -196,6 +212,11 @@ def _load_weights(network: nn.Module, path: Path, info: dict[str, Any]) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise CapriciousError(f"{path}: sha256 must be {expected}, found: {found}; copy the bundle again")
+    return content
+
+
+def _load_weights(network: nn.Module, path: Path, info: dict[str, Any]) -> None:
+    content = _read_checked(path, info)
     state = {k: v.float() if v.is_floating_point() else v for k, v in load_safetensors(content).items()}
     try:
         network.load_state_dict(state, assign=True)

@@ -22,6 +22,8 @@ class LossWeights:
             its 0.05 on b pictures per GPU is 0.05 · b here (0.2 for the paper's 4 per GPU).
         age, gender: how far the estimated attributes of a swapped picture are from the wanted ones.
         latent: how far the style code of a swapped picture is from the one it was made from.
+        adversary: how hard the encoder is pushed to leave age and gender out of the style code
+            (model/adversary.py), so that the generator has to take them from the attributes.
     """
 
     gan: float = 1.0
@@ -31,6 +33,7 @@ class LossWeights:
     age: float = 5.0
     gender: float = 0.5
     latent: float = 1.0
+    adversary: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -61,6 +64,21 @@ def feature_matching(real: Features, fake: Features) -> Tensor:
         for rs, fs in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).mean()
+
+
+def gradient_penalty(judgement: Features, image: Tensor) -> Tensor:
+    """R1: ‖∇ₓ D(x)‖², summed over the picture, mean over the batch (Mescheder et al. 2018, equation 9, without γ/2).
+
+    D(x) is the mean logit over patches and scales. It keeps the discriminator from a steep slope around real
+    pictures, which is what makes the game diverge.
+
+    Args:
+        judgement: the discriminator's of `image`, computed in float32.
+        image: B×3×R×R real pictures that require a gradient.
+    """
+    scores = torch.stack([scale[-1].mean((1, 2, 3)) for scale in judgement]).mean(0)
+    (gradient,) = torch.autograd.grad(scores.sum(), image, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

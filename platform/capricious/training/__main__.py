@@ -1,4 +1,4 @@
-"""python -m capricious.training --data PREPARED --out FOLDER [--training.batch-size 64 …]
+"""python -m capricious.training --data PREPARED … --out FOLDER [--training.batch-size 64 …]
 
 Trains in plain processes, without Ray: on a lone GPU machine, or under torchrun. The same command
 continues a run that was stopped.
@@ -20,10 +20,10 @@ from capricious.training.loop import train
 class Arguments:
     """What to train on, and where the results go."""
 
-    data: str
-    """Prepared dataset: a folder or URL."""
+    data: tuple[str, ...]
+    """Prepared datasets: folders or URLs."""
     out: str
-    """Folder of checkpoints, sample grids and the bundle."""
+    """Folder or s3:// address of checkpoints, sample grids and the bundle."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How to train."""
 

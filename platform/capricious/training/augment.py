@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from capricious.faces.attributes import EMOTIONS, GLASSES, VECTOR_FIELDS, VECTOR_SIZE
+from capricious.training import estimator_view, painterly, pair_augment
 
 AGE, GENDER = VECTOR_FIELDS.index("age/100"), VECTOR_FIELDS.index("gender")
 AGE_KNOWN, GENDER_KNOWN = VECTOR_FIELDS.index("known:age"), VECTOR_FIELDS.index("known:gender")
@@ -36,6 +37,8 @@ class Draws:
         swap: whether this step renders the sitters at other ages too.
         age: B, requested years of the swap.
         flip_gender: B bool, the swap asks for the other gender.
+        pair, view, paint: uniform in 0…1 for each sample, for `pair_augment`, `estimator_view` and `painterly`.
+        step: number of the step.
     """
 
     flip: torch.Tensor
@@ -44,6 +47,10 @@ class Draws:
     swap: bool
     age: torch.Tensor
     flip_gender: torch.Tensor
+    pair: torch.Tensor
+    view: torch.Tensor
+    paint: torch.Tensor
+    step: int
 
     def to(self, device: torch.device) -> Draws:
         """Moves the tensors to a device."""
@@ -93,6 +100,10 @@ def draw(
         swap=bool(uniform(1) < swap),
         age=ages[0] + (ages[1] - ages[0]) * uniform(batch_size),
         flip_gender=uniform(batch_size) < gender_swap,
+        pair=uniform(batch_size, pair_augment.NUMBERS),
+        view=uniform(batch_size, estimator_view.NUMBERS),
+        paint=uniform(batch_size, painterly.NUMBERS),
+        step=images_seen // batch_size,
     )
 
 

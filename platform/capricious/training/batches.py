@@ -17,6 +17,8 @@ from capricious.data.records import Portrait
 from capricious.errors import CapriciousError, ConfigError
 from capricious.faces import image as image_io
 from capricious.faces.label_map import CLASSES, resize_label_map
+from capricious.training.balance import Balance, balanced_weights
+from capricious.training.datasets import share_weights
 
 
 class Portraits(Protocol):
@@ -84,16 +86,57 @@ class Order:
         return self._permutation
 
 
-def age_weights(ages: list[float | None], limit: float = 8.0) -> np.ndarray:
-    """Returns frequencies that show every age decade equally often.
+class PortraitStream:
+    """The endless stream of portraits that a run sees, from any position on. It holds no state and can be pickled.
 
-    A portrait in a rare decade is shown at most `limit` times as often as one in the commonest decade:
-    a dozen centenarians shown without end would be learnt by heart. Unknown ages are a decade of their own.
+    Args:
+        dataset: a PreparedDataset, or one like it.
+        resolution: of the decoded pictures; the dataset's own or smaller.
+        balance: see `balanced_weights`.
+        shares: how often each dataset of `dataset.sizes` is shown, in proportion; None for by size.
+
+    Attributes:
+        attributes: N×19 float32, one row for each portrait of the dataset.
+
+    Raises:
+        ConfigError: the dataset is smaller than `resolution`, or there are not as many shares as datasets.
     """
-    decades = np.array([-1 if age is None else int(age // 10) for age in ages])
-    kinds, which, counts = np.unique(decades, return_inverse=True, return_counts=True)
-    del kinds
-    return np.minimum(counts.max() / counts, limit)[which]
+
+    def __init__(
+        self,
+        dataset: Portraits,
+        *,
+        resolution: int,
+        seed: int,
+        balance: Balance = "none",
+        shares: tuple[float, ...] | None = None,
+    ):
+        if resolution > dataset.resolution:
+            raise ConfigError(
+                f"training.resolution is {resolution}, but the dataset was prepared at {dataset.resolution} px; "
+                f"prepare it again with a resolution of at least {resolution}"
+            )
+        self.dataset, self.resolution = dataset, resolution
+        known = [dataset.portrait(i).attributes for i in range(len(dataset))]
+        self.attributes = np.stack([attributes.vector() for attributes in known])
+        weights = balanced_weights(known, balance)
+        if shares is not None:
+            weights = share_weights(getattr(dataset, "sizes", (len(dataset),)), shares, weights)
+        self._order = Order(len(dataset), seed, weights)
+
+    def indices(self, position: int, count: int) -> np.ndarray:
+        """Returns which portraits are number `position` … `position + count − 1` of the stream."""
+        return self._order.indices(position, count)
+
+    def decode(self, indices: np.ndarray, pool: ThreadPoolExecutor | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns n×3×R×R uint8 images and n×R×R uint8 label maps, decoded by the threads of `pool` if given."""
+        each = map if pool is None else pool.map
+        decoded = list(each(self._decode_one, indices.tolist()))
+        images = np.ascontiguousarray(np.stack([image for image, _ in decoded]).transpose(0, 3, 1, 2))
+        return images, np.stack([label_map for _, label_map in decoded])
+
+    def _decode_one(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return decode_portrait(self.dataset.portrait(index), self.resolution)
 
 
 class BatchSource:
@@ -103,15 +146,13 @@ class BatchSource:
     is decoded when it is shown, by `workers` threads (Pillow releases the interpreter lock), two batches ahead.
 
     Args:
-        dataset: a PreparedDataset, or one like it.
-        resolution: of the batches; the dataset's own or smaller.
+        dataset, resolution, seed, balance, shares: see PortraitStream.
         batch_size: of all ranks together.
         device: where the batches are needed.
-        balance_ages: show all age decades equally often (see `age_weights`).
         memory_budget: bytes of decoded pixels to keep.
 
     Raises:
-        ConfigError: the dataset is smaller than `resolution`, or ranks cannot share the batch evenly.
+        ConfigError: see PortraitStream; or the ranks cannot share the batch evenly.
     """
 
     def __init__(
@@ -124,37 +165,26 @@ class BatchSource:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
-        balance_ages: bool = False,
+        balance: Balance = "none",
+        shares: tuple[float, ...] | None = None,
         memory_budget: int = 4 << 30,
         workers: int = 2,
     ):
-        if resolution > dataset.resolution:
-            raise ConfigError(
-                f"training.resolution is {resolution}, but the dataset was prepared at {dataset.resolution} px; "
-                f"prepare it again with a resolution of at least {resolution}"
-            )
+        self.stream = PortraitStream(dataset, resolution=resolution, seed=seed, balance=balance, shares=shares)
         if batch_size % world_size:
             raise ConfigError(f"training.batch_size {batch_size} must be a multiple of the {world_size} processes")
-        self.dataset, self.resolution = dataset, resolution
+        self.dataset = dataset
         self.share, self.batch_size, self.rank = batch_size // world_size, batch_size, rank
         self.device = torch.device(device)
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
-        vectors, ages = [], []
-        for i in range(len(dataset)):
-            attributes = dataset.portrait(i).attributes
-            vectors.append(attributes.vector())
-            ages.append(attributes.age)
-        self.attributes = torch.from_numpy(np.stack(vectors)).to(self.device)
-        self.order = Order(len(dataset), seed, age_weights(ages) if balance_ages else None)
+        self.attributes = torch.from_numpy(self.stream.attributes).to(self.device)
         self._decoded: tuple[torch.Tensor, torch.Tensor] | None = None
-        if len(dataset) * 4 * resolution**2 <= memory_budget:
+        if decoded_bytes(dataset, resolution) <= memory_budget:
             self._decoded = self._decode(np.arange(len(dataset)))
 
     def batch(self, position: int) -> Batch:
         """Returns this rank's share of the global batch whose first image is number `position`."""
-        indices = self.order.indices(position, self.batch_size)
-        mine = indices[self.rank * self.share : (self.rank + 1) * self.share]
-        return self.take(mine)
+        return self.take(self.stream.indices(position + self.rank * self.share, self.share))
 
     def batches(self, position: int) -> Iterator[Batch]:
         """Yields batch after batch from `position` on, without end, decoding ahead of the caller."""
@@ -172,20 +202,22 @@ class BatchSource:
     def take(self, indices: np.ndarray) -> Batch:
         """Returns the given portraits as one batch."""
         at = torch.from_numpy(np.asarray(indices, np.int64)).to(self.device)
-        if self._decoded is None:
-            images, label_maps = self._decode(indices)
-        else:
-            images, label_maps = (t[at] for t in self._decoded)
-        return Batch(images.float() / 127.5 - 1.0, label_maps, self.attributes[at])
+        images, label_maps = self._decode(indices) if self._decoded is None else (t[at] for t in self._decoded)
+        return as_batch(images, label_maps, self.attributes[at])
 
     def _decode(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        decoded = list(self._pool.map(self._decode_one, indices.tolist()))
-        images = np.ascontiguousarray(np.stack([image for image, _ in decoded]).transpose(0, 3, 1, 2))
-        label_maps = np.stack([label_map for _, label_map in decoded])
+        images, label_maps = self.stream.decode(indices, self._pool)
         return torch.from_numpy(images).to(self.device), torch.from_numpy(label_maps).to(self.device)
 
-    def _decode_one(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return decode_portrait(self.dataset.portrait(index), self.resolution)
+
+def as_batch(images: torch.Tensor, label_maps: torch.Tensor, attributes: torch.Tensor) -> Batch:
+    """Makes a batch of decoded pixels, 0…255, on the device where they are."""
+    return Batch(images.float() / 127.5 - 1.0, label_maps, attributes)
+
+
+def decoded_bytes(dataset: Portraits, resolution: int) -> int:
+    """Returns how much memory the whole dataset takes when decoded: three bytes of colour and a label a pixel."""
+    return len(dataset) * 4 * resolution**2
 
 
 def decode_portrait(portrait: Portrait, resolution: int) -> tuple[np.ndarray, np.ndarray]:

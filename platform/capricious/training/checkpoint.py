@@ -1,20 +1,20 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""What a checkpoint holds: everything that a run needs to go on as if it had never stopped.
 
 ::
 
-    out/checkpoints/images-000000012800/
-        state.json                    images seen, configuration, fingerprint of the data
-        ema.safetensors               EMA of generator and encoder
+    images-000000012800/
         autoencoder.safetensors …     what the strategy keeps: weights and optimizers
+        ema.safetensors               EMA of generator and encoder
+        bundle/                       that EMA as a model bundle, to render from
+        state.json                    images seen, scores, configuration, fingerprint of the data
 
-A folder is written under another name and then renamed, so that one with the right name is complete.
-There is no random state in it: all draws follow from the seed and the images seen (see augment.py).
+There is no random state in it: all draws follow from the seed and the images seen (see augment.py). So is the
+position in the data: it is the images seen. Where checkpoints lie, and when one is complete: checkpoint_store.py.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from capricious.data import storage
 from capricious.errors import CapriciousError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_FILE = "state.json"
 
 # What may differ when a run is taken up again: how long, how often, and on what it runs, not what is learnt.
@@ -36,7 +37,11 @@ FREE_FIELDS = frozenset(
         "log_every",
         "checkpoint_kimg",
         "keep_checkpoints",
+        "best_by",
+        "best_is",
         "snapshot_kimg",
+        "recalibrate_batches",
+        "prometheus_port",
         "num_workers",
         "memory_budget_gb",
         "compile",
@@ -51,48 +56,19 @@ def folder_name(images_seen: int) -> str:
     return f"images-{images_seen:012d}"
 
 
-def latest(out: Path) -> Path | None:
-    """Returns the newest complete checkpoint under `out`, or None."""
-    found = sorted((out / "checkpoints").glob("images-*"))
-    return found[-1] if found else None
-
-
-def begin(out: Path, images_seen: int) -> Path:
-    """Makes the folder that a checkpoint is first written to. All processes may call it."""
-    folder = out / "checkpoints" / f".writing-{folder_name(images_seen)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def commit(folder: Path, keep: int) -> Path:
-    """Gives a completely written folder its name, and deletes all but the newest `keep` checkpoints.
-
-    Called by one process a machine, after all have written.
-    """
-    final = folder.with_name(folder.name.removeprefix(".writing-"))
-    if final.exists():
-        shutil.rmtree(final)
-    folder.rename(final)
-    for old in sorted(final.parent.glob("images-*"))[:-keep]:
-        shutil.rmtree(old)
-    for abandoned in final.parent.glob(".writing-*"):
-        shutil.rmtree(abandoned)
-    return final
-
-
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Writes state.json."""
+def write_state(folder: str, state: Mapping[str, Any]) -> None:
+    """Writes state.json, which declares the checkpoint in this folder or URL complete."""
     text = json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2)
-    (folder / STATE_FILE).write_text(text, encoding="utf-8")
+    storage.write_atomic(storage.join(folder, STATE_FILE), text.encode())
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: str) -> dict[str, Any]:
     """Reads state.json.
 
     Raises:
         CapriciousError: of another format version.
     """
-    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    state = json.loads(storage.read(storage.join(folder, STATE_FILE)))
     if state["format_version"] != FORMAT_VERSION:
         raise CapriciousError(
             f"{folder} has format version {state['format_version']}, this code reads {FORMAT_VERSION}; "
@@ -101,19 +77,30 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_other_run(saved: Mapping[str, Any], config: Mapping[str, Any], fingerprint: str, out: Path) -> None:
-    """Refuses to continue a run with another configuration or other data.
+def refuse_other_run(saved: Mapping[str, Any], state: Mapping[str, Any], out: str) -> None:
+    """Refuses to continue a run with another configuration, other data, or where that cannot be: other processes.
+
+    Args:
+        saved, state: "config", "data_fingerprint" and "world_size" of the checkpoint and of this run.
 
     Raises:
         CapriciousError: names every field that differs, with both values.
     """
-    differences = list(_differences(saved["config"], config))
-    if saved["data_fingerprint"] != fingerprint:
-        differences.append(f"the data (fingerprint {saved['data_fingerprint'][:12]}, now {fingerprint[:12]})")
+    differences = list(_differences(saved["config"], state["config"]))
+    before, after = saved["data_fingerprint"], state["data_fingerprint"]
+    if before != after:
+        differences.append(f"the data (fingerprint {before[:12]}, now {after[:12]})")
     if differences:
         raise CapriciousError(
             f"{out} holds a run with other settings: {'; '.join(differences)}. "
             "Use the same settings to continue it, or another --out to begin anew"
+        )
+    if state["config"]["strategy"] == "deepspeed" and saved["world_size"] != state["world_size"]:
+        # One file for each process and each shard of the optimizer; plain and ddp keep whole tensors instead.
+        raise CapriciousError(
+            f"{out} holds a DeepSpeed run of {saved['world_size']} processes, now there are {state['world_size']}: "
+            f"continue it with {saved['world_size']}, or warm-start another --out from its weights. "
+            "(Runs with strategy ddp continue with any number)"
         )
 
 

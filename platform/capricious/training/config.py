@@ -11,6 +11,7 @@ from capricious.model.discriminator import DiscriminatorConfig
 from capricious.model.encoder import EncoderConfig
 from capricious.model.generator import GeneratorConfig
 from capricious.model.losses import LossWeights
+from capricious.training.balance import Balance
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class SwapConfig:
     """Weight of the L1 between the swapped picture and the sitter, both at a quarter of the resolution."""
     identity_years: float = 30.0
     """Years of difference at which that weight has fallen to a half; it goes on falling beyond."""
+    identity_features: float = 0.0
+    """Weight of the same between deep features of the perceptual network (relu4_3 of VGG16, relu5_1 of VGG19), as
+    IPCGAN does with AlexNet's: they know a face where the L1 sees only light and colour. Costs one more VGG pass."""
+    estimator_views: bool = False
+    """Show the estimator a moved, blurred, re-exposed view of each swapped picture, so that it cannot be pleased by
+    texture (training/estimator_view.py)."""
 
     def __post_init__(self) -> None:
         _check_share("swap.probability", self.probability)
@@ -64,6 +71,50 @@ class SwapConfig:
             )
         _check_at_least("swap.identity", self.identity, 0.0)
         _check_positive("swap.identity_years", self.identity_years)
+        _check_at_least("swap.identity_features", self.identity_features, 0.0)
+
+
+@dataclass(frozen=True)
+class PairAugmentConfig:
+    """Augmentation of label map and picture before the discriminator, real and fake alike (pair_augment.py)."""
+
+    probability: float | Literal["auto"] = 0.0
+    """Of each transform for each sample; 0 switches it off, 1 is DiffAugment. auto: as much as `target` asks for."""
+    target: float = 0.6
+    """auto raises the probability while the mean sign of the discriminator's logits of real pictures is above this:
+    near 1 it knows them all by heart (ADA, arXiv:2006.06676, section 3)."""
+    kimg: float = 100.0
+    """Thousands of pictures in which auto gets from 0 to 1. ADA takes 500, for runs of 25,000."""
+    flip: bool = True
+    """Mirror."""
+    colour: bool = True
+    """Brightness, saturation and contrast of the picture."""
+    translation: bool = True
+    """Shift by up to an eighth of the side."""
+    cutout: bool = True
+    """Blank a square of half the side."""
+
+    def __post_init__(self) -> None:
+        if self.probability != "auto":
+            _check_share("augment.probability", self.probability)
+        if not -1.0 < self.target < 1.0:
+            raise ConfigError(f"training.augment.target is a mean of signs, between -1 and 1, found: {self.target}")
+        _check_positive("augment.kimg", self.kimg)
+
+
+@dataclass(frozen=True)
+class R1Config:
+    """Gradient penalty on the discriminator at real pictures (Mescheder et al. 2018)."""
+
+    weight: float = 0.0
+    """γ: the loss is γ/2 times the squared gradient of the mean logit; 0 switches it off."""
+    every: int = 16
+    """Steps between two penalties, each counted that many times over (lazy regularisation, StyleGAN2): it takes a
+    second derivative, which costs as much as the step's other work on the discriminator."""
+
+    def __post_init__(self) -> None:
+        _check_at_least("r1.weight", self.weight, 0.0)
+        _check_at_least("r1.every", self.every, 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +131,14 @@ class TrainingConfig:
     """Weight of a plain L1 on the reconstruction; small networks on few pictures learn faster with it."""
     swap: SwapConfig = field(default_factory=SwapConfig)
     """The pass with other ages."""
+    augment: PairAugmentConfig = field(default_factory=PairAugmentConfig)
+    """What is done to the discriminator's pictures."""
+    r1: R1Config = field(default_factory=R1Config)
+    """Gradient penalty of the discriminator."""
+    painterly: float = 0.0
+    """Share of the portraits that are made to look painted (training/painterly.py)."""
+    perceptual_network: Literal["vgg16", "vgg19"] = "vgg16"
+    """Network of the perceptual loss: Oxford's VGG16, or torchvision's VGG19 as in SPADE, if its host is in reach."""
     attribute_dropout: float = 0.1
     """Share of attribute groups hidden from the networks, so that unknown ones can be left out later."""
 
@@ -103,9 +162,12 @@ class TrainingConfig:
     """Half-life of the averaged weights that are released, thousands of pictures."""
     seed: int = 0
     """All randomness follows from it and the number of pictures seen."""
-    balance_ages: bool = False
-    """Show every age decade equally often. Off: the requested ages of the swap are uniform anyway, and rare
-    faces shown often are learnt by heart."""
+    balance: Balance = "none"
+    """Show every decade of age, or every decade of either gender, equally often (training/balance.py). none: the
+    requested ages of the swap are uniform anyway, and rare faces shown often are learnt by heart."""
+    data_shares: tuple[float, ...] | None = None
+    """How often each dataset is shown, in proportion (1 1 2); portraits are then drawn with replacement. None: each
+    portrait once an epoch."""
     warm_start: str | None = None
     """Folder with generator.safetensors, encoder.safetensors and perhaps discriminator.safetensors to begin from."""
 
@@ -113,6 +175,9 @@ class TrainingConfig:
     """One process; one process a GPU with all weights in each; or DeepSpeed ZeRO."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed spreads over the processes: nothing, optimizer states, also gradients, also weights."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What DeepSpeed keeps in the computer's memory instead of the GPU's: nothing, optimizer states and their step
+    (ZeRO 1–3), also the weights (ZeRO 3)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -121,6 +186,10 @@ class TrainingConfig:
     """Keep pictures as NHWC: faster in bf16 on GPUs and on CPUs."""
     compile: bool = False
     """Run the networks through torch.compile; costs minutes at the start."""
+    distinct_share: float | Literal["auto"] = "auto"
+    """Compute modulations once per distinct label patch at resolutions where at most this share of the patches is
+    distinct (model/patches.py): 0 never, 1 always. auto: where it is faster on a CPU; never on CUDA, where finding
+    the patches would make the GPU wait at every step."""
 
     log_every: int = 20
     """Steps between two progress lines."""
@@ -128,8 +197,16 @@ class TrainingConfig:
     """Thousands of pictures between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep."""
+    best_by: str | None = None
+    """Keep the checkpoint with the best score of this name, too: held_out/l1 where a dataset has a test split."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    """Which score is best."""
     snapshot_kimg: float = 50.0
-    """Thousands of pictures between sample grids."""
+    """Thousands of pictures between sample grids; there is one with each checkpoint, too."""
+    recalibrate_batches: int = 16
+    """Training batches over which batch norm's statistics are measured anew before weights are released."""
+    prometheus_port: int | None = None
+    """Serve the metrics for Prometheus on this port of the first process's machine."""
     num_workers: int = 4
     """Threads that decode pictures."""
     memory_budget_gb: float = 4.0
@@ -138,7 +215,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         # The networks' own configurations check the shapes.
         self.generator, self.encoder, self.discriminator  # noqa: B018
-        for name in ("batch_size", "log_every", "num_workers"):
+        for name in ("batch_size", "log_every", "num_workers", "recalibrate_batches"):
             _check_at_least(name, getattr(self, name), 1)
         for name in ("kimg", "lr_generator", "lr_discriminator", "checkpoint_kimg", "snapshot_kimg"):
             _check_positive(name, getattr(self, name))
@@ -147,8 +224,24 @@ class TrainingConfig:
         if self.discriminator_steps != "auto":
             _check_at_least("discriminator_steps", self.discriminator_steps, 1)
         _check_share("attribute_dropout", self.attribute_dropout)
+        _check_share("painterly", self.painterly)
+        if self.distinct_share != "auto":
+            _check_share("distinct_share", self.distinct_share)
+        if self.r1.weight and self.strategy == "deepspeed" and self.zero_stage == 3:
+            raise ConfigError(
+                "training.r1.weight must be 0 with zero_stage 3: a gradient of a gradient cannot pass through weights "
+                "that ZeRO-3 gathers and drops again; use zero_stage 2"
+            )
         if self.max_minutes is not None:
             _check_positive("max_minutes", self.max_minutes)
+        if self.data_shares is not None and not all(share > 0 for share in self.data_shares):
+            raise ConfigError(f"training.data_shares must all be more than 0, found: {self.data_shares}")
+        lowest = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.offload != "none" and (self.strategy != "deepspeed" or self.zero_stage < lowest):
+            raise ConfigError(
+                f"training.offload {self.offload} needs --training.strategy deepspeed --training.zero-stage {lowest} "
+                f"or above, found: {self.strategy}, {self.zero_stage}"
+            )
         if self.keep_checkpoints < 2:
             raise ConfigError(
                 "training.keep_checkpoints must be at least 2, as the newest one may be in use (being read by a "

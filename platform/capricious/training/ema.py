@@ -33,7 +33,8 @@ class Ema(Generic[Network]):
     def update(self, network: nn.Module, images_seen: int, batch_size: int) -> None:
         """Moves towards `network` after a step of `batch_size` images; `images_seen` counts them in.
 
-        Buffers (batch-norm statistics, the vectors of spectral norm) are copied: they are averages already.
+        Buffers (batch-norm statistics, the vectors of spectral norm) are copied: good enough to go on from. For what
+        is released, export.py measures the statistics with the averaged weights.
         """
         half_life = min(self.half_life, images_seen * self.ramp_up)
         kept = 0.5 ** (batch_size / half_life) if half_life > 0 else 0.0

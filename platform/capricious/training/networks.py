@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from capricious.errors import CapriciousError
+from capricious.model.adversary import AttributeAdversary
 from capricious.model.discriminator import Discriminator
 from capricious.model.encoder import StyleEncoder
+from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.generator import Generator
+from capricious.model.patches import AUTO_SHARE
+from capricious.model.perceptual import PerceptualLoss
 from capricious.training import checkpoint
 from capricious.training.config import TrainingConfig
 
@@ -22,7 +27,8 @@ log = logging.getLogger(__name__)
 class Renders(NamedTuple):
     """What one pass of the autoencoder yields; the swapped half is None in a step without swap.
 
-    image, swapped: B×3×R×R in −1…1. latent, mean, log_variance, swapped_mean: B×latent.
+    image, swapped: B×3×R×R in −1…1. latent, mean, log_variance, swapped_mean: B×latent. guess: what the
+    adversary, if there is one, reads from the style code (model/adversary.py).
     """
 
     image: Tensor
@@ -31,15 +37,17 @@ class Renders(NamedTuple):
     log_variance: Tensor
     swapped: Tensor | None = None
     swapped_mean: Tensor | None = None
+    guess: Tensor | None = None
 
 
 class Autoencoder(nn.Module):
-    """Style encoder and generator as one module: one forward and one gradient exchange a step."""
+    """Style encoder and generator (and the adversary) as one module: one forward and one gradient exchange a step."""
 
-    def __init__(self, generator: Generator, encoder: StyleEncoder):
+    def __init__(self, generator: Generator, encoder: StyleEncoder, adversary: AttributeAdversary | None = None):
         super().__init__()
         self.generator: Generator = generator
         self.encoder: StyleEncoder = encoder
+        self.adversary: AttributeAdversary | None = adversary
 
     def forward(
         self, image: Tensor, label_map: Tensor, attributes: Tensor, noise: Tensor, requested: Tensor | None = None
@@ -50,22 +58,52 @@ class Autoencoder(nn.Module):
         the modulations too, more than half of the generator's work: the swap costs far less than a
         second pass.
         """
-        mean, log_variance = self.encoder(image)
-        latent = mean.float() + noise * torch.exp(0.5 * log_variance.float())
-        if requested is None:
-            return Renders(self.generator(label_map, latent, attributes), latent, mean, log_variance)
-        modulations = self.generator.modulations(label_map)
-        reconstruction = self.generator.synthesize(modulations, latent, attributes)
-        swapped = self.generator.synthesize(modulations, latent, requested)
-        return Renders(reconstruction, latent, mean, log_variance, swapped, self.encoder(swapped)[0])
+        # Both passes share the weights that spectral norm makes, and its power iteration.
+        with parametrize.cached():
+            mean, log_variance = self.encoder(image)
+            latent = mean.float() + noise * torch.exp(0.5 * log_variance.float())
+            guess = None if self.adversary is None else self.adversary(latent)
+            if requested is None:
+                reconstruction = self.generator(label_map, latent, attributes)
+                return Renders(reconstruction, latent, mean, log_variance, guess=guess)
+            modulations = self.generator.modulations(label_map)
+            reconstruction = self.generator.synthesize(modulations, latent, attributes)
+            swapped = self.generator.synthesize(modulations, latent, requested)
+            return Renders(reconstruction, latent, mean, log_variance, swapped, self.encoder(swapped)[0], guess)
 
 
 def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
     """Makes the networks, the same ones for the same seed in every process."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        autoencoder = Autoencoder(Generator(config.generator), StyleEncoder(config.encoder))
-        return autoencoder, Discriminator(config.discriminator)
+        generator, encoder = Generator(config.generator), StyleEncoder(config.encoder)
+        generator.distinct_share = _distinct_share(config)
+        discriminator = Discriminator(config.discriminator)
+        adversary = AttributeAdversary(config.network.latent) if config.loss.adversary else None
+        return Autoencoder(generator, encoder, adversary), discriminator
+
+
+def new_judges(config: TrainingConfig, device: torch.device) -> tuple[PerceptualLoss | None, AgeGenderEstimator | None]:
+    """Makes the frozen networks that the losses need: perceptual network and age estimator, each None if unused.
+
+    Raises:
+        CapriciousError: their weights cannot be had (see `weights.fetch`).
+    """
+    perceives = config.loss.perceptual or (config.swap.probability and config.swap.identity_features)
+    estimates = config.swap.probability and (config.loss.age or config.loss.gender)
+    perceptual = PerceptualLoss(config.perceptual_network).to(device) if perceives else None
+    estimator = AgeGenderEstimator().to(device) if estimates else None
+    if config.channels_last:
+        for judge in filter(None, (perceptual, estimator)):
+            judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return perceptual, estimator
+
+
+def _distinct_share(config: TrainingConfig) -> float:
+    if config.distinct_share != "auto":
+        return config.distinct_share
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return 0.0 if cuda or config.compile else AUTO_SHARE
 
 
 def warm_start(folder: Path, autoencoder: Autoencoder, discriminator: Discriminator) -> None:

@@ -102,6 +102,18 @@ class Processes:
             values /= self.world_size
         return values
 
+    def total(self, value: int) -> int:
+        """Returns the sum of a whole number over the processes."""
+        if self.world_size > 1:
+            sum_of_all = torch.tensor(value, dtype=torch.int64, device=self.device)
+            dist.all_reduce(sum_of_all)
+            value = int(sum_of_all)
+        return value
+
+    def from_first(self, value: int) -> int:
+        """Returns the whole number that the first process gave."""
+        return self.total(value if self.rank == 0 else 0)
+
     def wait(self) -> None:
         """Returns when all processes are here."""
         if self.world_size > 1:
@@ -139,7 +151,7 @@ class TorchStrategy:
     def player(self, network: nn.Module, learning_rate: float) -> TorchPlayer:
         """See Strategy.player."""
         network = _placed(network, self.processes, self._config)
-        optimizer = _adam(network, learning_rate, self._config, self.processes.device)
+        optimizer = _adam(network, learning_rate, self._config)
         return TorchPlayer(network, optimizer, self.processes, wrap=self._config.strategy == "ddp")
 
 
@@ -198,18 +210,24 @@ class DeepSpeedStrategy:
     def player(self, network: nn.Module, learning_rate: float) -> DeepSpeedPlayer:
         """See Strategy.player."""
         network = _placed(network, self.processes, self._config)
-        optimizer = _adam(network, learning_rate, self._config, self.processes.device)
+        optimizer = _adam(network, learning_rate, self._config)
         return DeepSpeedPlayer(network, optimizer, deepspeed_config(self._config, self.processes.world_size))
 
 
 def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
     """Returns DeepSpeed's configuration; each entry is there for a reason (all tried with 0.19.8)."""
+    in_memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    offloaded: dict[str, Any] = {}
+    if config.offload != "none":
+        offloaded["offload_optimizer"] = in_memory
+    if config.offload == "all":
+        offloaded["offload_param"] = in_memory
     return {
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
         # The default is 1.0 and says nothing: ZeRO would then learn something else than DDP.
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {"stage": config.zero_stage, **offloaded},
         # The optimizer is torch's Adam, for the same numbers as the other strategies.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -272,7 +290,6 @@ def _placed(network: nn.Module, processes: Processes, config: TrainingConfig) ->
     return network
 
 
-def _adam(
-    network: nn.Module, learning_rate: float, config: TrainingConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    return torch.optim.Adam(network.parameters(), learning_rate, config.betas, fused=device.type == "cuda")
+def _adam(network: nn.Module, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
+    # One pass over weights and moments instead of a dozen: four times faster on a CPU, too.
+    return torch.optim.Adam(network.parameters(), learning_rate, config.betas, fused=True)

@@ -7,37 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
-from capricious.errors import CapriciousError
+from capricious.weights.tfjs import read_tfjs
 
 
 def read_face_api(manifest: Path, binary: Path) -> dict[str, np.ndarray]:
     """Reads weights in the layout of TensorFlow.js under the names and in the shapes that torch has for them; float32.
 
-    The binary holds one array after another in the manifest's order, each raw float32 or quantised:
-    value = min + scale · stored. A separable convolution `c` becomes `c.depthwise` and `c.pointwise`, of
-    which the second has the bias.
+    A separable convolution `c` becomes `c.depthwise` and `c.pointwise`, of which the second has the bias.
 
     Raises:
         CapriciousError: the binary is shorter or longer than the manifest says.
     """
-    entries = [entry for group in json.loads(manifest.read_text(encoding="utf-8")) for entry in group["weights"]]
-    separable = {_split(entry["name"])[0] for entry in entries if entry["name"].endswith("/depthwise_filter")}
-    content, at, state = binary.read_bytes(), 0, {}
-    for entry in entries:
-        quantization = entry.get("quantization")
-        dtype = np.dtype((quantization or entry)["dtype"]).newbyteorder("<")
-        count = int(np.prod(entry["shape"]))
-        if at + count * dtype.itemsize > len(content):
-            raise CapriciousError(f"{binary} ends before {entry['name']}, which {manifest.name} lists")
-        values = np.frombuffer(content, dtype, count, at).astype(np.float32)
-        at += count * dtype.itemsize
-        if quantization:
-            values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
-        path, kind = _split(entry["name"])
-        name, value = _to_torch(path, kind, values.reshape(entry["shape"]), path in separable)
+    arrays = read_tfjs(json.loads(manifest.read_text(encoding="utf-8")), binary)
+    separable = {_split(name)[0] for name in arrays if name.endswith("/depthwise_filter")}
+    state = {}
+    for stored, values in arrays.items():
+        path, kind = _split(stored)
+        name, value = _to_torch(path, kind, values, path in separable)
         state[name] = np.ascontiguousarray(value)
-    if at != len(content):
-        raise CapriciousError(f"{binary} has {len(content) - at} bytes more than {manifest.name} lists")
     return state
 
 

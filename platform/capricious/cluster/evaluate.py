@@ -1,0 +1,296 @@
+"""Evaluate at any scale: bundles and portraits in, measurements in shards, a report out.
+
+::
+
+    out/prepared/…                    collections that were given as they are, prepared
+    out/plan/part-00000.parquet       which portraits shard 0 measures
+    out/_plan.json                    what was asked for; written last
+    out/measured/part-00000.parquet   their measurements (evaluate.measure.SCHEMA); its presence: the shard is done
+    out/rejects/part-00000.parquet    portraits that could not be measured, and why
+    out/report.json, out/report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from capricious.annotate.annotator import AnnotatorConfig, parser_sha256
+from capricious.annotate.crop_reader import CropReader
+from capricious.cluster.evaluation_data import Chosen, Dataset, choose, read_chosen, training_images, write_chosen
+from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_size
+from capricious.cluster.prepare import PrepareConfig, prepare
+from capricious.cluster.render import read_bundle
+from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards
+from capricious.data import storage
+from capricious.data.prepared import MANIFEST
+from capricious.data.records import REJECT_SCHEMA, Portrait, reject_row
+from capricious.data.tables import read_table, write_table
+from capricious.errors import CapriciousError, ConfigError, Rejection
+from capricious.evaluate.evaluation import BundleInfo, evaluation
+from capricious.evaluate.evaluation_report import report_page
+from capricious.evaluate.measure import SCHEMA, Measurer, extractor_hashes, missing_extractors
+from capricious.evaluate.measured_cache import cached
+from capricious.render.renderer import Renderer, fit
+from capricious.render.sweep import Sweep, parse_ages
+
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to evaluate, and on which portraits."""
+
+    out: str
+    """Folder or s3:// address of the report. The same command again resumes."""
+    bundles: tuple[str, ...] = ()
+    """Model bundles to score, folders or s3:// addresses."""
+    compare: tuple[str, ...] = ()
+    """Two bundles to score and to put side by side, with paired tests: the second against the first."""
+    photographs: tuple[str, ...] = ()
+    """Prepared datasets, or collections of photographs, which are prepared first."""
+    paintings: tuple[str, ...] = ()
+    """The same of paintings."""
+    split: Literal["test", "train", "all"] = "test"
+    """Which part of prepared datasets; collections are measured whole."""
+    portraits: int = 1000
+    """At most so many portraits of each dataset or collection, spread evenly; 0 for all."""
+    ages: str = "8:80:8"
+    """Requested ages in years: from:to:step, or a list."""
+    resolution: int = 0
+    """Side in pixels at which pictures are compared; 0 for that of the largest bundle."""
+    allow_training_images: bool = False
+    """Score bundles on pictures that they were trained on, and say so in red."""
+    shard_size: int = 64
+    """Largest number of portraits in a shard, the most that a crash can lose."""
+    workers: int = 0
+    """Ray actors, one CPU each; 0 for one per CPU."""
+    failure_share: float = 0.1
+    """Above this share of portraits that cannot be measured the exit code is 1 instead of 3."""
+    annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
+    """How collections are prepared; the resolution is the report's."""
+
+    def __post_init__(self) -> None:
+        if not self.all_bundles:
+            raise ConfigError("bundles must name at least one model bundle")
+        if len(self.compare) not in (0, 2) or len(set(self.compare)) < len(self.compare):
+            raise ConfigError(f"compare must name two bundles, found: {', '.join(self.compare)}")
+        if not self.photographs + self.paintings:
+            raise ConfigError("photographs or paintings must name something to measure on")
+        if self.portraits < 0 or self.workers < 0 or self.shard_size < 1:
+            raise ConfigError("portraits and workers must not be negative, and shard_size at least 1")
+        if len(self.sweep.ages) < 2 or list(self.sweep.ages) != sorted(self.sweep.ages):
+            raise ConfigError(f"ages must be two or more, ascending; found: {self.ages!r}")
+
+    @property
+    def all_bundles(self) -> tuple[str, ...]:
+        """The bundles to score, each once."""
+        return tuple(dict.fromkeys([*self.compare, *self.bundles]))
+
+    @property
+    def sweep(self) -> Sweep:
+        """The sweep that the ages ask for."""
+        return Sweep(parse_ages(self.ages))
+
+
+@dataclass(frozen=True)
+class EvaluateOutcome:
+    """What came of it."""
+
+    portraits: int
+    measured: int
+    reasons: dict[str, int]
+    report: dict[str, Any]
+
+    def exit_code(self, failure_share: float) -> int:
+        """0 when all went well, 3 when some failed, 1 when too many or all did."""
+        return exit_code(self.portraits, self.measured, self.portraits - self.measured, failure_share)
+
+
+class MeasureShard(ShardWorker):
+    """Renders and measures one shard of portraits in a Ray Data actor.
+
+    Args:
+        bundles: name → address.
+        resolution: at which pictures are compared.
+        without: names of extractors that cannot be had.
+    """
+
+    def __init__(self, out: str, bundles: dict[str, str], sweep: Sweep, resolution: int, without: frozenset[str]):
+        super().__init__(out)
+        self.sweep, self.resolution = sweep, resolution
+        self.renderers = {name: Renderer(read_bundle(uri), threads=1) for name, uri in bundles.items()}
+        self.measurer = Measurer(CropReader(), without)
+        self.key = {**extractor_hashes(without), **_reader(), "resolution": resolution, "schema": str(SCHEMA)}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Ray Data's entry: a batch is the number of one shard."""
+        shard = int(batch["shard"][0])
+        chosen = read_chosen(self.out, shard)
+        real = cached([portrait for _, portrait in chosen], self.key, self._real)
+        rows: list[dict[str, Any]] = []
+        rejects: list[dict[str, str]] = []
+        for medium, portrait in chosen:
+            try:
+                with bugs_as_rejections(portrait.source_uri):
+                    rows += self._measure(portrait, medium, real)
+            except Rejection as rejection:
+                rejects.append(reject_row(portrait.source_uri, rejection))
+        write_table(rejects_uri(self.out, shard), rejects, REJECT_SCHEMA)
+        write_table(measured_uri(self.out, shard), rows, SCHEMA)
+        return {"shard": [shard], "done": [len(chosen) - len(rejects)], "failed": [len(rejects)]}
+
+    def _real(self, portrait: Portrait) -> dict[str, Any]:
+        with bugs_as_rejections(portrait.source_uri):
+            return self.measurer.real(portrait, fit(portrait.decoded(), self.resolution))
+
+    def _measure(self, portrait: Portrait, medium: str, real: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the rows of a portrait, its own and one for each bundle: all of them or none."""
+        face = fit(portrait.decoded(), self.resolution)
+        # Not among them: it was rejected, which this tells.
+        own = {**(real.get(portrait.id) or self._real(portrait)), "medium": medium}
+        rows = [own]
+        for name, renderer in self.renderers.items():
+            pictures = renderer.render(face, self.sweep.variants())
+            rows.append(self.measurer.renders(name, face, _fitted(pictures, self.resolution), own))
+        return rows
+
+
+def measured_uri(out: str, shard: int) -> str:
+    """Names the measurements of one shard; their presence says that the shard is done."""
+    return storage.join(out, "measured", f"part-{shard:05d}.parquet")
+
+
+def rejects_uri(out: str, shard: int) -> str:
+    """Names the portraits of one shard that could not be measured."""
+    return storage.join(out, "rejects", f"part-{shard:05d}.parquet")
+
+
+def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
+    """Scores bundles on the connected Ray cluster; resumes what an earlier run has left.
+
+    Raises:
+        CapriciousError: nothing to measure on, a bundle would be scored on its training images, the output folder
+            belongs to other settings, too few CPUs, or no extractor can be had.
+    """
+    out = storage.absolute(config.out)
+    workers = config.workers or cpu_count()
+    require_cpus(workers, f"evaluate with {workers} workers")
+    addresses = bundle_names(config.all_bundles)
+    bundles = {name: read_bundle(uri) for name, uri in addresses.items()}
+    resolution = config.resolution or max(bundle.info["resolution"] for bundle in bundles.values())
+    datasets = list(_datasets(config, out, resolution))
+    chosen = choose(datasets, config.portraits)
+    allowed = config.allow_training_images
+    seen = {name: training_images(bundle, name, chosen, allowed) for name, bundle in bundles.items()}
+    missing = missing_extractors()
+    asked = {
+        "bundles": {name: bundle.sha256 for name, bundle in bundles.items()},
+        "ages": list(config.sweep.ages),
+        "resolution": resolution,
+        "datasets": [vars(dataset) for dataset in datasets],
+        "portraits": hashlib.sha256(json.dumps([vars(entry) for entry in chosen]).encode()).hexdigest(),
+        "extractors": {**extractor_hashes(missing), **_reader()},
+    }
+    plan = _make_plan(out, asked, chosen, shard_size(len(chosen), workers, config.shard_size))
+    todo = [shard for shard in range(plan.shards) if not storage.exists(measured_uri(out, shard))]
+    arguments = {
+        "out": out,
+        "bundles": addresses,
+        "sweep": config.sweep,
+        "resolution": resolution,
+        "without": frozenset(missing),
+    }
+    run_shards(MeasureShard, arguments, plan, todo, workers, "evaluate")
+    about = [BundleInfo(name, bundle.sha256, bundle.info, seen[name]) for name, bundle in bundles.items()]
+    names = {uri: name for name, uri in addresses.items()}
+    compared = [names[storage.absolute(uri).rstrip("/")] for uri in config.compare]
+    return _finish(plan, about, missing, compared)
+
+
+def _finish(plan: Plan, bundles: list[BundleInfo], missing: dict[str, str], compared: list[str]) -> EvaluateOutcome:
+    """Makes the report of what was measured."""
+    out = plan.out
+    rejects = _read_all(out, rejects_uri, plan.shards)
+    rows = _read_all(out, measured_uri, plan.shards)
+    if not rows:
+        raise CapriciousError(f"no portrait could be measured; the reasons are in {out}/rejects")
+    report = evaluation(rows, plan.fields, bundles, missing, compared)
+    storage.write_atomic(storage.join(out, REPORT_JSON), json.dumps(report, indent=2, ensure_ascii=False).encode())
+    storage.write_atomic(storage.join(out, REPORT_HTML), report_page(report, rows).encode())
+    reasons = Counter(f"{row['stage']}: {row['reason']}" for row in rejects)
+    return EvaluateOutcome(plan.pictures, plan.pictures - len(rejects), dict(reasons.most_common()), report)
+
+
+def _read_all(out: str, uri: Callable[[str, int], str], shards: int) -> list[dict[str, Any]]:
+    return [row for shard in range(shards) for row in read_table(uri(out, shard)).to_pylist()]
+
+
+def _datasets(config: EvaluateConfig, out: str, resolution: int) -> Iterator[Dataset]:
+    """Yields what to measure on; collections that are no prepared datasets are prepared first."""
+    for medium, uris in (("photograph", config.photographs), ("painting", config.paintings)):
+        for number, uri in enumerate(uris):
+            if storage.exists(storage.join(storage.absolute(uri), MANIFEST)):
+                yield Dataset(storage.absolute(uri), None if config.split == "all" else config.split, medium)
+                continue
+            folder = storage.join(out, "prepared", f"{medium}s-{number}")
+            annotator = replace(config.annotator, resolution=resolution)
+            print(f"{uri} is not prepared yet: preparing it into {folder}")
+            outcome = prepare(
+                PrepareConfig(source=uri, out=folder, test_share=0.0, workers=config.workers, annotator=annotator)
+            )
+            if not outcome.portraits:
+                reasons = ", ".join(f"{count} × {reason}" for reason, count in outcome.reasons.items())
+                raise CapriciousError(f"{uri}: none of its {outcome.pictures} pictures shows a usable face ({reasons})")
+            yield Dataset(folder, None, medium)
+
+
+def _make_plan(out: str, asked: dict[str, Any], chosen: list[Chosen], size: int) -> Plan:
+    """Writes the plan into a new folder, or compares with what an old one was started with."""
+    asked = json.loads(json.dumps(asked))
+    if storage.exists(storage.join(out, PLAN)):
+        plan = Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
+        refuse_other(plan, asked)
+        return plan
+    parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    for shard, part in enumerate(parts):
+        write_chosen(out, shard, part)
+    fields = {**asked, "pictures": len(chosen), "shard_size": size, "shards": len(parts)}
+    storage.write_atomic(storage.join(out, PLAN), json.dumps(fields, indent=2).encode())
+    return Plan(out, fields)
+
+
+def bundle_names(uris: Sequence[str]) -> dict[str, str]:
+    """Names bundles by the shortest ends of their addresses that tell them apart; a last "bundle" is left out.
+
+    Returns:
+        Name → absolute address.
+    """
+    absolute = [storage.absolute(uri).rstrip("/") for uri in uris]
+    parts = [uri.removesuffix("/bundle").split("/") for uri in absolute]
+    depth = 1
+    while len({"/".join(p[-depth:]) for p in parts}) < len(set(absolute)) and depth < max(map(len, parts)):
+        depth += 1
+    return {"/".join(p[-depth:]): uri for p, uri in zip(parts, absolute, strict=True)}
+
+
+def _reader() -> dict[str, str]:
+    """Names the parser that reads label maps from renders."""
+    return {"parser": parser_sha256(AnnotatorConfig())}
+
+
+def _fitted(pictures: np.ndarray, resolution: int) -> np.ndarray:
+    """Brings V×S×S×3 pictures to the resolution at which they are compared."""
+    if pictures.shape[1] == resolution:
+        return pictures
+    size = (resolution, resolution)
+    resized = (Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS) for picture in pictures)
+    return np.stack([np.asarray(picture) for picture in resized])

@@ -1,0 +1,55 @@
+"""Measures of a sweep against closed forms and scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from capricious.evaluate.age import age_control, age_measures, estimator_error, r_squared
+
+AGES = np.arange(5.0, 100.0, 10.0)
+
+
+def test_a_sweep_that_obeys_and_one_that_ignores():
+    found = age_measures(AGES, np.stack([AGES, np.full(len(AGES), 40.0), AGES[::-1], 0.5 * AGES + 20]))
+    assert found.slope == pytest.approx([1.0, 0.0, -1.0, 0.5])
+    assert found.mae == pytest.approx([0.0, 26.0, 50.0, 13.0])
+    assert found.bias == pytest.approx([0.0, -10.0, 0.0, -5.0])
+    assert found.spearman == pytest.approx([1.0, 0.0, -1.0, 1.0])
+    assert found.monotone == pytest.approx([1.0, 0.0, 0.0, 1.0])
+
+
+def test_measures_agree_with_scipy_ties_included():
+    random = np.random.default_rng(0)
+    estimated = np.rint(0.6 * AGES + random.normal(0, 12, (50, len(AGES))))
+    found = age_measures(AGES, estimated)
+    assert found.slope == pytest.approx([stats.linregress(AGES, row).slope for row in estimated])
+    assert found.spearman == pytest.approx([stats.spearmanr(AGES, row).statistic for row in estimated])
+    line = stats.linregress(np.tile(AGES, 50), estimated.ravel())
+    assert r_squared(AGES, estimated) == pytest.approx(line.rvalue**2)
+    # All sweeps ask for the same ages, so the mean slope is the slope of all renders together.
+    assert age_control(AGES, estimated)["age/slope"].value == pytest.approx(line.slope)
+
+
+def test_all_figures_have_intervals_that_hold_them():
+    estimated = AGES + np.random.default_rng(1).normal(0, 8, (30, len(AGES)))
+    for name, interval in age_control(AGES, estimated).items():
+        assert interval.low <= interval.value <= interval.high and interval.n == 30, name
+
+
+def test_a_constant_estimate_explains_nothing():
+    assert np.isnan(r_squared(AGES, np.full((4, len(AGES)), 30.0)))
+
+
+@pytest.mark.parametrize(
+    ("ages", "shape", "message"), [(AGES, (3, 9), "P×A"), (AGES[:1], (3, 1), "A ≥ 2"), (AGES[::-1], (3, 10), "ascend")]
+)
+def test_sweeps_that_make_no_sense_are_refused(ages, shape, message):
+    with pytest.raises(ValueError, match=message):
+        age_measures(ages, np.zeros(shape))
+
+
+def test_the_error_on_real_pictures():
+    found = estimator_error(np.array([20.0, 40.0]), np.array([24.0, 38.0]))
+    assert (found["mae"].value, found["bias"].value, found["slope"].value) == (3.0, 1.0, 0.7)
+    same = estimator_error(np.array([30.0, 30.0]), np.array([24.0, 38.0]))
+    assert np.isnan(same["slope"].value) and np.isnan(same["slope"].low)
