@@ -19,6 +19,8 @@ from capricious.render.sweep import MAX_VARIANTS, SOURCE, Sweep, Variant, parse_
         (" 30, 10 ,60", (30, 10, 60)),
         ("7.5", (7.5,)),
         ("", ()),
+        ("0..3", (0, 1, 2, 3)),
+        ("0..99", tuple(range(100))),  # as the paper's own tool
     ],
 )
 def test_ages_are_read(text, ages):
@@ -36,6 +38,7 @@ def test_ages_are_read(text, ages):
         ("10:80:0", "step above 0"),
         ("0:100:0.001", "100001 ages"),
         ("nan", "'nan'"),
+        ("0..300", "301 ages"),
     ],
 )
 def test_unreadable_ages_are_explained(text, says):
@@ -54,7 +57,10 @@ def test_unreadable_ages_are_explained(text, says):
         ({"genders": ("man",)}, "female, male"),
         ({"glasses": ("monocle",)}, "none, reading, sun"),
         ({"glasses": ("sun", "sun")}, "different"),
-        ({"ages": tuple(range(MAX_VARIANTS))}, "65"),
+        ({"ages": tuple(i / 2 for i in range(MAX_VARIANTS))}, "129"),
+        ({"smiles": (1.5,)}, "0…1"),
+        ({"emotions": ("bored",)}, "neutral, happy"),
+        ({"styles": (-0.5,)}, "-0.5"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(arguments, says):
@@ -78,7 +84,7 @@ def test_names_and_order():
 
 
 def test_the_largest_sweep_is_allowed():
-    assert len(Sweep(ages=tuple(range(MAX_VARIANTS - 1))).variants()) == MAX_VARIANTS
+    assert len(Sweep(ages=tuple(i / 2 for i in range(MAX_VARIANTS - 1))).variants()) == MAX_VARIANTS
 
 
 def test_a_variant_changes_only_what_it_names():
@@ -90,6 +96,22 @@ def test_a_variant_changes_only_what_it_names():
     # An unknown age stays unknown in the source (known bit 0), and is known where it was asked for.
     assert source.of(Attributes()).age is None
     assert young.of(Attributes()).age == 20.0
+
+
+def test_smiles_emotions_and_styles():
+    variants = Sweep.parse("", "", "", "0,1", "happy", "0.25:1:0.75").variants()
+    assert [v.name for v in variants] == [
+        SOURCE,
+        "smile-0_emotion-happy_style-0.25",
+        "smile-0_emotion-happy_style-1",
+        "smile-1_emotion-happy_style-0.25",
+        "smile-1_emotion-happy_style-1",
+    ]
+    assert [v.style for v in variants] == [0, 0.25, 1, 0.25, 1]
+    shown = variants[-1].of(Attributes(age=30.0))
+    assert shown == Attributes(age=30.0, smile=1.0, emotion=(0, 1, 0, 0, 0, 0, 0, 0))
+    only_style = Sweep.parse("", styles="1").variants()
+    assert [(v.name, v.changes, v.style) for v in only_style] == [(SOURCE, {}, 0.0), ("style-1", {}, 1.0)]
 
 
 @given(

@@ -64,6 +64,8 @@ class ShardWorker:
                 yield source, result
             except Rejection as rejection:
                 yield source, reject_row(source.uri, rejection)
+            except OSError as error:  # not this picture's fault but the machine's: a full disk
+                raise CapriciousError(f"{error}; put that right and run the same command again to go on") from error
 
     def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
@@ -101,7 +103,15 @@ def _content(data: Future[bytes]) -> bytes:
 
 
 def run_shards(
-    worker: type[ShardWorker], arguments: dict[str, Any], plan: Plan, todo: list[int], workers: int, what: str
+    worker: type[ShardWorker],
+    arguments: dict[str, Any],
+    plan: Plan,
+    todo: list[int],
+    workers: int,
+    what: str,
+    *,
+    gpus: float = 0,
+    then: Callable[[dict[str, Any]], None] = lambda counts: None,
 ) -> None:
     """Runs shards on a fixed pool of actors, showing rate, time left and failures.
 
@@ -111,6 +121,8 @@ def run_shards(
         todo: numbers of the shards to do.
         workers: number of actors, one CPU each. A pool of fixed size: Ray's growing pools get stuck at one.
         what: verb for the progress bar, e.g. "prepare".
+        gpus: of each actor.
+        then: is called with the counts of each shard as it ends.
     """
     if not todo:
         return
@@ -122,11 +134,13 @@ def run_shards(
         fn_constructor_kwargs=arguments,
         batch_size=1,
         num_cpus=1,
+        num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(todo))),
     )
     failed = 0
     with tqdm(total=sum(map(plan.size_of, todo)), desc=what, unit="picture", smoothing=0.1) as bar:
         for row in done.iter_rows():
             failed += row["failed"]
+            then(row)
             bar.update(plan.size_of(row["shard"]))
             bar.set_postfix(failed=failed)
