@@ -35,11 +35,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
 from capricious.errors import ConfigError, Rejection
 from capricious.faces.attributes import Attributes
-from capricious.faces.image import decode
 from capricious.model.bundle import load_bundle
 from capricious.render.picture import SweepResult, render_picture
 from capricious.render.provenance import known
 from capricious.render.renderer import Renderer
+from capricious.render.scan import read_scan
 from capricious.render.sweep import SOURCE, Sweep
 
 log = logging.getLogger("ray.serve")
@@ -129,9 +129,9 @@ class Pipeline:
 
     def sweep(self, data: bytes, name: str, sweep: Sweep, labels: Attributes) -> SweepResult:
         """Raises Rejection if `data` is not a picture or shows no usable face."""
-        picture = decode(data, name=name, max_pixels=self.max_pixels)
-        faces = self.annotator.annotate(picture, labels)
-        return render_picture(picture, faces, self.renderer, sweep, source_sha256=hashlib.sha256(data).hexdigest())
+        scan = read_scan(data, name=name, max_pixels=self.max_pixels)
+        faces = self.annotator.annotate(scan.srgb, labels)
+        return render_picture(scan, faces, self.renderer, sweep, source_sha256=hashlib.sha256(data).hexdigest())
 
 
 class UploadLimit:

@@ -312,7 +312,7 @@ def test_encode_round_trips() -> None:
         ({"image": np.zeros((4, 4, 4), np.uint8)}, "H×W×3"),
         ({"image": np.zeros((0, 4, 3), np.uint8)}, "sides of"),
         ({"image": np.zeros((1, 20_000), np.uint8), "format": "webp"}, "16383"),
-        ({"format": "tiff"}, "png, jpeg or webp"),
+        ({"format": "bmp"}, "png, jpeg, webp or tiff"),
         ({"quality": 0}, "1…100"),
         ({"format": "jpeg", "lossless": True}, "lossless"),
     ],

@@ -24,6 +24,7 @@ from capricious.render.gallery import Exhibit, gallery_page
 from capricious.render.picture import render_picture
 from capricious.render.provenance import DIGITAL_SOURCE_TYPE, MAX_SITTERS, Provenance, read_stamp, stamp
 from capricious.render.renderer import Renderer, fit
+from capricious.render.scan import Scan
 from capricious.render.sweep import SOURCE, Sweep, Variant
 
 R = 64
@@ -161,24 +162,24 @@ def test_bfloat16_is_close_to_the_reference(bundle, renderer, face):
 @pytest.fixture(scope="module")
 def result(renderer, face):
     second = face_at([[400, 300], [400, 400], [500, 400], [500, 300]], Attributes())
-    return render_picture(astronaut(), [face, second], renderer, Sweep.parse("20,80"), source_sha256="5" * 64)
+    return render_picture(Scan(astronaut()), [face, second], renderer, Sweep.parse("20,80"), source_sha256="5" * 64)
 
 
 def test_every_face_goes_back_into_the_painting(result):
-    painting = result.painting("age-80")
+    painting = result.painting("age-80").srgb
     changed = (painting != astronaut()).any(2)
     assert changed[60:180, 150:290].mean() > 0.05 and changed[320:380, 420:480].mean() > 0.05
     changed[0:232, 98:342] = changed[298:402, 398:502] = False
     assert not changed.any()  # outside of the two quads not one pixel
-    assert np.array_equal(result.painting(SOURCE), astronaut())
+    assert np.array_equal(result.painting(SOURCE).srgb, astronaut())
     assert np.array_equal(result.picture, astronaut())  # the original is never written to
 
 
 def test_paintings_come_one_by_one_and_a_preview_is_the_same_smaller(result):
     names = [variant.name for variant, _ in result.paintings()]
     assert names == ["age-20", "age-80"]
-    small = result.preview(128).painting("age-80")
-    reference = np.asarray(Image.fromarray(result.painting("age-80")).resize((128, 128), Image.Resampling.LANCZOS))
+    small = result.preview(128).painting("age-80").srgb
+    reference = np.asarray(Image.fromarray(result.painting("age-80").srgb).resize((128, 128), Image.Resampling.LANCZOS))
     assert small.shape == (128, 128, 3)
     assert np.abs(small.astype(int) - reference).mean() < 6
     assert result.preview(4096) is result
@@ -187,7 +188,7 @@ def test_paintings_come_one_by_one_and_a_preview_is_the_same_smaller(result):
 
 
 def test_the_same_request_gives_the_same_bytes(result, renderer):
-    again = render_picture(astronaut(), result.faces, renderer, result.sweep, source_sha256="5" * 64)
+    again = render_picture(Scan(astronaut()), result.faces, renderer, result.sweep, source_sha256="5" * 64)
     assert again.sheet() == result.sheet()
     assert again.animation(96) == result.animation(96)
     assert again.file("age-80") == result.file("age-80")

@@ -19,11 +19,11 @@ from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
 from capricious.data.collections import Source
 from capricious.data.tables import read_table, write_table
-from capricious.faces.image import decode
 from capricious.model.bundle import Bundle, load_bundle
 from capricious.render.gallery import Exhibit, gallery_page
 from capricious.render.picture import SweepResult, render_picture
 from capricious.render.renderer import Renderer
+from capricious.render.scan import read_scan
 from capricious.render.sweep import SOURCE, Sweep
 
 LEDGER_SCHEMA = pa.schema(
@@ -103,10 +103,10 @@ class RenderShard(ShardWorker):
         return {"done": done, "failed": len(rows) - done}
 
     def _render(self, source: Source, data: bytes) -> dict[str, Any]:
-        picture = decode(data, name=source.uri)
-        faces = self.annotator.annotate(picture, source.labels)
+        scan = read_scan(data, name=source.uri)
+        faces = self.annotator.annotate(scan.srgb, source.labels)
         source_sha256 = hashlib.sha256(data).hexdigest()
-        sweep = render_picture(picture, faces, self.renderer, self.config.sweep, source_sha256=source_sha256)
+        sweep = render_picture(scan, faces, self.renderer, self.config.sweep, source_sha256=source_sha256)
         folder = f"pictures/{folder_name(source.uri)}"
         files = {}
         for name, content in self._files(sweep):

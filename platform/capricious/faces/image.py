@@ -29,6 +29,7 @@ from PIL import (
 )
 
 from capricious.errors import Rejection
+from capricious.faces.tiff import encode_tiff
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
                     "unsupported-depth",
                     "32-bit samples have no agreed white; convert it to 8 or 16 bits per channel",
                 )
-            return np.array(_upright(_to_srgb(image, name), _orientation(image, name)))
+            return np.array(upright(_to_srgb(image, name), orientation_of(image, name)))
     except Rejection:
         raise
     except Image.DecompressionBombError as error:  # WebP and GIF keep Pillow's own, lower limit
@@ -162,6 +163,11 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         cause = f"{type(error).__name__}: {error}"
         raise reject(reason, f"damaged {kind} file ({cause}); copy or download it again") from error
+
+
+def opened(data: bytes) -> ImageFile.ImageFile:
+    """Opens a file that decode() has accepted: its header and metadata, no pixels yet."""
+    return _OPENERS[_format_of(data)](io.BytesIO(data))
 
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
@@ -229,7 +235,7 @@ def _convert(colour: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Im
     return rgb
 
 
-def _orientation(image: Image.Image, name: str) -> int:
+def orientation_of(image: Image.Image, name: str) -> int:
     """Returns the EXIF orientation, 1 (upright) if there is none or the EXIF block is damaged."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -238,7 +244,8 @@ def _orientation(image: Image.Image, name: str) -> int:
         return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns and mirrors a picture as its EXIF orientation, 1…8, asks for."""
     method = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -251,35 +258,52 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def encode(image: np.ndarray, format: str = "png", quality: int = 90, lossless: bool = False) -> bytes:
-    """Encodes H×W×3 (sRGB) or H×W uint8 as "png", "jpeg" or "webp".
+def encode(
+    image: np.ndarray,
+    format: str = "png",
+    quality: int = 90,
+    lossless: bool = False,
+    *,
+    icc: bytes | None = None,
+    exif: bytes = b"",
+) -> bytes:
+    """Encodes H×W×3 (sRGB, or as `icc` says) or H×W as "png", "jpeg", "webp" or "tiff".
 
     Args:
-        image: the pixels.
-        format: "png" is always lossless, "jpeg" never.
+        image: the pixels, uint8; for tiff also uint16.
+        format: "png" and "tiff" (deflated) are always lossless, "jpeg" never.
         quality: 1…100, for jpeg and lossy webp.
         lossless: webp only.
+        icc: colour profile to embed.
+        exif: EXIF block to embed, as Pillow's Exif.tobytes() gives it.
 
     Raises:
         ValueError: shape, dtype, format or quality is none of these, or a side is longer than the
             format allows (JPEG 65,535, WebP 16,383); the message says which.
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"image must be H×W×3 or H×W uint8, found: {image.shape} {image.dtype}")
+    deep = format == "tiff" and image.dtype == np.uint16
+    if not (image.dtype == np.uint8 or deep) or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(f"image must be H×W×3 or H×W uint8 (tiff: or uint16), found: {image.shape} {image.dtype}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be in 1…100, found: {quality}")
-    longest = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}.get(format)
+    longest = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383, "tiff": 2**31 - 1}.get(format)
     if longest is None:
-        raise ValueError(f"format must be png, jpeg or webp, found: {format!r}")
+        raise ValueError(f"format must be png, jpeg, webp or tiff, found: {format!r}")
     if not 0 < min(image.shape[:2]) <= max(image.shape[:2]) <= longest:
         raise ValueError(f"{format} needs sides of 1…{longest} pixels, found: {image.shape[:2]}")
     if lossless and format == "jpeg":
         raise ValueError("jpeg cannot be lossless; use png or webp")
+    if format == "tiff":
+        return encode_tiff(image, icc=icc, exif=exif)
     options: dict[str, object] = {}
     if format == "jpeg":
         options = {"quality": quality, "subsampling": 0}  # 4:4:4: painted lips and eyes are small and red
     elif format == "webp":
         options = {"quality": quality, "lossless": lossless, "method": 0}  # a third of the time of 4, 5 % more bytes
+    if icc:
+        options["icc_profile"] = icc
+    if exif:
+        options["exif"] = exif
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(out, format, **options)
     return out.getvalue()

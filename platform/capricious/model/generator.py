@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from capricious.faces.attributes import VECTOR_SIZE
 from capricious.model.checks import check_choice, check_positive
 from capricious.model.conditioning import AttributeEmbedding
 from capricious.model.layers import SLOPE, check_label_map, convolution, linear, one_hot, shrink_labels
+from capricious.model.patches import distinct_patches
 from capricious.model.spade import SPADE, Modulation, SPADEResBlock
 
 RESOLUTIONS = (64, 128, 256, 512, 1024)
@@ -83,7 +85,14 @@ class Generator(nn.Module):
         config: its shape.
         spectral: spectral norm on the residual blocks, as in training. False builds the same network of
             plain convolutions, for weights into which `layers.plain_state` has worked the norm.
+
+    Attributes:
+        distinct_share: modulations are computed once per distinct patch of the label maps at every
+            resolution where `Patches.share` is at most this: 0 never, 1 always, `patches.AUTO_SHARE` where
+            it is faster on a CPU. The result is the same up to rounding (2e-6).
     """
+
+    distinct_share: float = 0.0
 
     def __init__(self, config: GeneratorConfig, spectral: bool = True):
         super().__init__()
@@ -147,10 +156,12 @@ class Generator(nn.Module):
 
     def _modulate(self, label_map: Tensor) -> Iterator[Modulation]:
         check_label_map(label_map, self.config.resolution)
-        resolution, labels = 0, label_map
-        for block in self.blocks:
-            if block.resolution != resolution:
-                resolution = block.resolution
-                labels = one_hot(shrink_labels(label_map, resolution), self.picture.weight.dtype)
-            for spade in block.spades:
-                yield spade.modulate(labels)
+        for resolution, blocks in groupby(self.blocks, lambda block: block.resolution):
+            labels = shrink_labels(label_map, resolution)
+            spades = (spade for block in blocks for spade in block.spades)
+            patches = distinct_patches(labels) if self.distinct_share > 0 else None
+            if patches is not None and patches.share <= self.distinct_share:
+                yield from (spade.modulate_distinct(patches) for spade in spades)
+            else:
+                maps = one_hot(labels, self.picture.weight.dtype)
+                yield from (spade.modulate(maps) for spade in spades)

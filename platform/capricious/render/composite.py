@@ -2,17 +2,23 @@
 
 A painting has ten times the resolution of the network. What the network knows is the *change* from
 one attribute to another; what only the painting knows is its brushwork, craquelure and canvas. So
-paste_back() adds the difference of two renders to the painting instead of replacing pixels.
+paste_into() adds the difference of two renders to the painting instead of replacing pixels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from capricious.data.records import Face
-from capricious.faces.align import unalign
+from capricious.errors import ConfigError
+from capricious.faces.align import bounds_of, unalign
 from capricious.faces.label_map import BACKGROUND, resize_label_map
+from capricious.render.scan import Scan
 
 MODES = ("difference", "blend")
 
@@ -28,7 +34,30 @@ GUIDE_RADIUS = 2
 GUIDE_EPSILON = (0.05 * 255) ** 2
 """Luminance variance below which a window counts as texture, which is kept, and not as an edge."""
 
+TILE = 1024
+"""Side in source pixels of the tiles that a face is worked on in."""
+
+LEVELS = 5
+"""Most levels of the blend's pyramid: its coarsest pixel is 32 source pixels wide."""
+
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class CompositeConfig:
+    """How faces are put back into their picture: see paste_into()."""
+
+    mode: Literal["difference", "blend"] = "difference"
+    """difference keeps brushwork and canvas; blend puts the render itself there."""
+    strength: float = 1.0
+    """0 (the picture) … 1 (the render); beyond 1 exaggerates."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 3:
+            raise ConfigError(f"composite.strength must be in 0…3, found: {self.strength}")
+
+
+DIFFERENCE = CompositeConfig()
 
 
 def paste_back(
@@ -41,31 +70,46 @@ def paste_back(
     strength: float = 1.0,
     feather: float = FEATHER,
 ) -> np.ndarray:
-    """Returns the picture with one face changed from `source` to `target`.
+    """Returns a picture, H×W×3 uint8, with one face changed from `source` to `target`: see paste_into()."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"picture must be H×W×3 uint8, found: {picture.shape} {picture.dtype}")
+    return paste_into(Scan(picture), face, source, target, mode=mode, strength=strength, feather=feather).srgb
 
-    Call it face after face for a picture with several sitters.
+
+def paste_into(
+    scan: Scan,
+    face: Face,
+    source: np.ndarray,
+    target: np.ndarray,
+    *,
+    mode: str = "difference",
+    strength: float = 1.0,
+    feather: float = FEATHER,
+) -> Scan:
+    """Returns the scan with one face changed from `source` to `target`.
+
+    Call it face after face for a picture with several sitters. Works tile by tile: besides the copy it needs some
+    hundred MB, however large face and picture are.
 
     Args:
-        picture: H×W×3 uint8, the picture that `face` was found in. It is not modified.
+        scan: the picture that `face` was found in. It is not modified.
         face: its quad says where, its label map what belongs to the sitter, its image is the guide.
         source: R×R×3 uint8, the render at the sitter's own attributes.
         target: R×R×3 uint8, the render at the wanted attributes.
         mode: "difference" adds target − source, so that what both renders get wrong cancels out and the
-            painting's texture stays: where the two are equal the picture keeps its very bytes.
+            painting's texture stays: where the two are equal the picture keeps its very values.
             "blend" puts the target itself there, blended over a Laplacian pyramid (Burt & Adelson 1983):
             smoother where a render departs far from the picture, at the network's resolution.
         strength: 0 (the picture) … 1 (the target); beyond 1 exaggerates.
         feather: softness of the mask's edge, as a share of the crop's side.
 
     Returns:
-        H×W×3 uint8; pixels outside of the face's quad are the picture's own.
+        A scan of the same size and depth; pixels outside of the face's quad are the picture's own.
 
     Raises:
         ValueError: a shape, the mode, the strength or the feather is wrong; the message says which.
         Rejection: stage "landmarks", reason "degenerate": the quad has no area.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"picture must be H×W×3 uint8, found: {picture.shape} {picture.dtype}")
     shape = face.image.shape
     for name, render in (("source", source), ("target", target)):
         if render.shape != shape or render.dtype != np.uint8:
@@ -75,12 +119,34 @@ def paste_back(
     if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
         raise ValueError(f"strength must be ≥ 0 and feather in 0…0.5, found: {strength} and {feather}")
     mask = sitter_mask(face.label_map, shape[0], feather)
-    out = picture.copy()
+    out = scan.copy()
     if mode == "difference":
-        _add_difference(out, face, source, target, mask * np.float32(strength))
+        layers = _difference_layers(face, source, target, mask * np.float32(strength))
+        for tile in _tiles(face.quad, scan.srgb):
+            out.add(*_slices(tile), _difference(scan.srgb, face.quad, layers, tile))
     else:
-        _blend(out, face, target, mask, strength)
+        layers = np.dstack([target.astype(np.float32), mask])
+        for tile in _tiles(face.quad, scan.srgb):
+            out.add(*_slices(tile), strength * _blend(scan.srgb, face.quad, layers, tile))
     return out
+
+
+Tile = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of the picture, in pixels."""
+
+
+def _tiles(quad: np.ndarray, picture: np.ndarray) -> Iterator[Tile]:
+    """Cuts the part of the picture under a quad along multiples of TILE."""
+    height, width = picture.shape[:2]
+    left, top, right, bottom = bounds_of(quad, width, height)
+    for y in range(top - top % TILE, bottom, TILE):
+        for x in range(left - left % TILE, right, TILE):
+            yield max(x, left), max(y, top), min(x + TILE, right), min(y + TILE, bottom)
+
+
+def _slices(tile: Tile) -> tuple[slice, slice]:
+    left, top, right, bottom = tile
+    return slice(top, bottom), slice(left, right)
 
 
 def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> np.ndarray:
@@ -92,8 +158,8 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     return soft * edge[:, None] * edge[None, :]
 
 
-def _add_difference(out: np.ndarray, face: Face, source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> None:
-    """Adds mask · (target − source) in place, its edges sharpened by the picture's.
+def _difference_layers(face: Face, source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns R×R×5 float32: mask · (target − source) (3), mask · slope, and the crop's luminance.
 
     The network's difference is blurred when it is enlarged, so a hair line that whitens would bleed
     into the skin. Within each small window the difference is regressed on the picture's luminance
@@ -108,15 +174,15 @@ def _add_difference(out: np.ndarray, face: Face, source: np.ndarray, target: np.
     difference = target.astype(np.float32) - source
     guide = face.image @ LUMA
     slope = _slope(guide, difference @ LUMA)
-    layers = np.dstack([mask[..., None] * difference, mask * slope, guide])
-    height, width = out.shape[:2]
-    x, y, patch, coverage = unalign(layers, face.quad, width, height)
-    if patch.size == 0:
-        return
-    window = out[y : y + patch.shape[0], x : x + patch.shape[1]]
-    detail = window @ LUMA - patch[..., 4]
-    change = patch[..., :3] + (patch[..., 3] * detail)[..., None]
-    window[:] = _to_uint8(window + coverage[..., None] * change)
+    return np.dstack([mask[..., None] * difference, mask * slope, guide])
+
+
+def _difference(picture: np.ndarray, quad: np.ndarray, layers: np.ndarray, tile: Tile) -> np.ndarray:
+    """Returns the change of one tile, h×w×3 float32, as _difference_layers() explains."""
+    height, width = picture.shape[:2]
+    _, _, patch, coverage = unalign(layers, quad, width, height, tile)
+    detail = picture[_slices(tile)] @ LUMA - patch[..., 4]
+    return coverage[..., None] * (patch[..., :3] + (patch[..., 3] * detail)[..., None])
 
 
 def _slope(guide: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -135,24 +201,27 @@ def _box(plane: np.ndarray) -> np.ndarray:
     return cv2.blur(plane, (side, side), borderType=cv2.BORDER_REPLICATE)
 
 
-def _blend(out: np.ndarray, face: Face, target: np.ndarray, mask: np.ndarray, strength: float) -> None:
-    """Blends the target in place: coarse frequencies over a wide seam, fine ones over a narrow one."""
-    height, width = out.shape[:2]
-    layers = np.dstack([target.astype(np.float32), mask])
-    x, y, patch, coverage = unalign(layers, face.quad, width, height)
-    if patch.size == 0:
-        return
-    window = out[y : y + patch.shape[0], x : x + patch.shape[1]]
-    below = window.astype(np.float32)
+def _blend(picture: np.ndarray, quad: np.ndarray, layers: np.ndarray, tile: Tile) -> np.ndarray:
+    """Returns the change of one tile when the target is blended in: coarse frequencies over a wide seam, fine ones
+    over a narrow one. Every tile is computed with a margin wider than the pyramid reaches, and is cut on multiples of
+    its coarsest pixel, so that tiles meet without a seam."""
+    height, width = picture.shape[:2]
+    whole = bounds_of(quad, width, height)
+    # The coarsest level still has the seam's width; coarser ones would carry it past the quad.
+    side = min(whole[2] - whole[0], whole[3] - whole[1])
+    levels = int(np.clip(np.log2(max(2.0, side * BORDER / 2)), 1, LEVELS))
+    margin, coarsest = 8 << levels, 1 << levels
+    left, top = (max(0, start - margin) // coarsest * coarsest for start in tile[:2])
+    right, bottom = (min(end, stop + margin) for end, stop in zip((width, height), tile[2:], strict=True))
+    _, _, patch, coverage = unalign(layers, quad, width, height, (left, top, right, bottom))
+    below = picture[top:bottom, left:right].astype(np.float32)
     # Beyond the quad the target is unknown; the picture continues it, so that no dark edge leaks in.
     above = below + coverage[..., None] * (patch[..., :3] - below)
     weight = np.clip(patch[..., 3] * coverage, 0, 1)
-    # The coarsest level still has the seam's width; coarser ones would carry it past the quad.
-    levels = max(1, int(np.log2(max(2.0, min(weight.shape) * BORDER / 2))))
     blended = _pyramid_blend(below, above, weight, levels)
     # The pyramid spreads the seam; the second factor keeps it within the quad.
-    keep = np.clip(4 * weight, 0, 1)[..., None] * np.float32(strength)
-    window[:] = _to_uint8(below + keep * (blended - below))
+    change = np.clip(4 * weight, 0, 1)[..., None] * (blended - below)
+    return change[tile[1] - top : tile[3] - top, tile[0] - left : tile[2] - left]
 
 
 def _pyramid_blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray, levels: int) -> np.ndarray:
@@ -166,7 +235,3 @@ def _pyramid_blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray, lev
     detail = detail_below + weight[..., None] * (detail_above - detail_below)
     coarse = _pyramid_blend(small_below, small_above, cv2.pyrDown(weight), levels - 1)
     return cv2.pyrUp(coarse, dstsize=size) + detail
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)

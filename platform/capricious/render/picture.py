@@ -13,9 +13,10 @@ from PIL import Image
 
 from capricious.data.records import Face
 from capricious.faces.image import encode
-from capricious.render.composite import paste_back
+from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into
 from capricious.render.provenance import NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
+from capricious.render.scan import Scan
 from capricious.render.sheet import contact_sheet, gif
 from capricious.render.sweep import SOURCE, Sweep, Variant
 
@@ -28,37 +29,53 @@ class SweepResult:
     """The rendered sweep of one picture. Faces are rendered; whole paintings are made when asked for.
 
     Attributes:
-        picture: H×W×3 uint8, never written to.
+        scan: the picture as its keeper made it, never written to.
         faces: as annotated, largest first.
         sweep: what was asked for.
         renders: per face, V×R×R×3 uint8 in the order of sweep.variants().
         source_sha256, bundle_sha256: for the provenance in every file made from here.
+        composite: how faces are put back.
     """
 
-    picture: np.ndarray
+    scan: Scan
     faces: tuple[Face, ...]
     sweep: Sweep
     renders: tuple[np.ndarray, ...]
     source_sha256: str
     bundle_sha256: str
+    composite: CompositeConfig = DIFFERENCE
 
     def render(self, face: int, name: str) -> np.ndarray:
         """Returns one face in one variant, R×R×3 uint8."""
         return self.renders[face][self._index(name)]
 
-    def painting(self, name: str) -> np.ndarray:
-        """Returns the whole picture with every face in one variant, H×W×3 uint8.
+    @property
+    def picture(self) -> np.ndarray:
+        """The picture as 8-bit sRGB, H×W×3 uint8."""
+        return self.scan.srgb
+
+    def painting(self, name: str) -> Scan:
+        """Returns the whole picture with every face in one variant, at its own depth and in its own colours.
 
         In the "source" variant nothing differs from the sitter, so it is the picture itself.
         """
         index, source = self._index(name), self._index(SOURCE)
-        painting = self.picture
+        painting = self.scan
+        if index == source:
+            return painting
         # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
         for face, renders in reversed(list(zip(self.faces, self.renders, strict=True))):
-            painting = paste_back(painting, face, renders[source], renders[index])
+            painting = paste_into(
+                painting,
+                face,
+                renders[source],
+                renders[index],
+                mode=self.composite.mode,
+                strength=self.composite.strength,
+            )
         return painting
 
-    def paintings(self) -> Iterator[tuple[Variant, np.ndarray]]:
+    def paintings(self) -> Iterator[tuple[Variant, Scan]]:
         """Yields each variant but the source with its whole picture, one at a time: they may be huge."""
         for variant in self.sweep.variants():
             if variant.name != SOURCE:
@@ -83,7 +100,7 @@ class SweepResult:
             )
             for face in self.faces
         )
-        return replace(self, picture=small, faces=faces)
+        return replace(self, scan=Scan(small), faces=faces)
 
     def sheet(self) -> bytes:
         """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages."""
@@ -104,13 +121,13 @@ class SweepResult:
         """Returns the whole picture going through the ages and back, look by look, as a stamped GIF."""
         small = self.preview(longest)
         ages: Sequence[float | None] = self.sweep.ages or (None,)
-        frames = [small.painting(self.sweep.at(age, look).name) for look in self.sweep.looks() for age in ages]
+        frames = [small.painting(self.sweep.at(age, look).name).srgb for look in self.sweep.looks() for age in ages]
         return self._stamped(gif(frames, FRAME_SECONDS, ping_pong=True), self.sweep.variants())
 
     def file(self, name: str, format: str = "png", quality: int = 92) -> bytes:
-        """Returns the whole picture in one variant as a stamped "png", "jpeg" or "webp"."""
+        """Returns the whole picture in one variant as a stamped "png", "jpeg", "webp" or "tiff" (16 bits if it has)."""
         variant = self.sweep.variants()[self._index(name)]
-        return self._stamped(encode(self.painting(name), format, quality), [variant])
+        return self._stamped(self.painting(name).encode(format, quality), [variant])
 
     def crop_file(self, face: int, name: str, format: str = "webp", quality: int = 92) -> bytes:
         """Returns one face in one variant as a stamped "png", "jpeg" or "webp"."""
@@ -129,16 +146,23 @@ class SweepResult:
 
 
 def render_picture(
-    picture: np.ndarray, faces: Sequence[Face], renderer: Renderer, sweep: Sweep, *, source_sha256: str
+    scan: Scan,
+    faces: Sequence[Face],
+    renderer: Renderer,
+    sweep: Sweep,
+    *,
+    source_sha256: str,
+    composite: CompositeConfig = DIFFERENCE,
 ) -> SweepResult:
     """Renders a sweep of every face of a picture. The same arguments give the same bytes.
 
     Args:
-        picture: H×W×3 uint8 sRGB.
-        faces: as Annotator.annotate found them, largest first.
+        scan: the picture.
+        faces: as Annotator.annotate found them in scan.srgb, largest first.
         source_sha256: hash of the file that the picture came from, for the provenance.
+        composite: how faces are put back.
     """
     variants = sweep.variants()
     fitted = tuple(fit(face, renderer.resolution) for face in faces)
     renders = tuple(renderer.render(face, variants) for face in fitted)
-    return SweepResult(picture, fitted, sweep, renders, source_sha256, renderer.bundle.sha256)
+    return SweepResult(scan, fitted, sweep, renders, source_sha256, renderer.bundle.sha256, composite)

@@ -20,6 +20,7 @@ from PIL import Image
 
 import capricious
 from capricious.faces.attributes import Attributes
+from capricious.faces.tiff import with_tags
 from capricious.render.sweep import Variant
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -28,6 +29,8 @@ MAX_SITTERS = 100
 """Sitters listed one by one, largest face first. A JPEG segment holds 64 KB; a crowd would not fit."""
 
 NOTICE = "Altered by an algorithm: faces in this picture were re-rendered with changed attributes."
+
+_XMP_TAG = 700
 
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -94,7 +97,7 @@ def known(attributes: Attributes) -> dict[str, Any]:
 
 
 def stamp(data: bytes, provenance: Provenance) -> bytes:
-    """Adds the provenance to an encoded PNG, JPEG, WebP (as XMP) or GIF (as a comment).
+    """Adds the provenance to an encoded PNG, JPEG, WebP, TIFF (as XMP) or GIF (as a comment).
 
     Raises:
         ValueError: the bytes are none of these, or the packet is too long for a JPEG.
@@ -108,7 +111,11 @@ def stamp(data: bytes, provenance: Provenance) -> bytes:
         return _stamp_webp(data, packet)
     if data[:3] == b"GIF":
         return _stamp_gif(data, packet)
-    raise ValueError(f"only PNG, JPEG, WebP and GIF can be stamped, found a file that begins with {data[:12]!r}")
+    if data.startswith(b"II*\0"):
+        return with_tags(data, {_XMP_TAG: packet})
+    raise ValueError(
+        f"only PNG, JPEG, WebP, GIF and our own TIFF can be stamped, found a file that begins with {data[:12]!r}"
+    )
 
 
 def read_stamp(data: bytes) -> dict[str, Any] | None:

@@ -1,0 +1,154 @@
+"""A picture as its keeper made it: pixels at their own depth and in their own colours, with what describes them.
+
+Faces are found and rendered in 8-bit sRGB. What is put back into a painting is put into the keeper's own pixels, so
+that a 16-bit scan in Adobe RGB leaves as one, and whatever no face covers keeps its very value.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+from capricious.errors import Rejection
+from capricious.faces.image import MAX_PIXELS, decode, encode, opened, orientation_of, upright
+from capricious.faces.tiff import decode_16_bit
+
+log = logging.getLogger(__name__)
+
+DESCRIPTIVE = (
+    *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
+    *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright),
+    *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
+)
+"""EXIF tags that describe the picture. The others, of a TIFF, say where its pixels lie, and the orientation has been
+applied."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print well
+class Scan:
+    """A decoded picture file.
+
+    Attributes:
+        srgb: H×W×3 uint8, upright: what faces are found in.
+        native: H×W×3 uint8 or uint16 in the file's own colours; None where these are srgb's.
+        icc: the file's RGB profile, which says what `native` means; None for sRGB.
+        exif: what describes the picture, as Pillow's Exif.tobytes() gives it, or nothing.
+    """
+
+    srgb: np.ndarray
+    native: np.ndarray | None = None
+    icc: bytes | None = None
+    exif: bytes = b""
+
+    @property
+    def depth(self) -> int:
+        """Bits per channel, 8 or 16."""
+        return 8 if self.native is None else 8 * self.native.itemsize
+
+    def copy(self) -> Scan:
+        """Returns one that may be painted over."""
+        return replace(self, srgb=self.srgb.copy(), native=None if self.native is None else self.native.copy())
+
+    def add(self, rows: slice, columns: slice, change: np.ndarray) -> None:
+        """Adds h×w×3 float32 of sRGB levels, −255…255, in place; where it is 0 every value stays."""
+        window = self.srgb[rows, columns]
+        wanted = np.clip(window + change, 0.0, 255.0)
+        after = np.rint(wanted).astype(np.uint8)
+        if self.native is not None:
+            below = self.native[rows, columns]
+            step = wanted - window if self._to_native is None else self._natively(after) - self._natively(window)
+            white = np.float32(65535.0 if self.depth == 16 else 255.0)
+            below[:] = np.rint(np.clip(below + step * (white / 255), 0.0, white)).astype(below.dtype)
+        window[:] = after
+
+    def encode(self, format: str, quality: int = 92) -> bytes:
+        """Returns the picture as a "png", "jpeg", "webp" or "tiff" with its profile and EXIF; tiff keeps 16 bits."""
+        pixels = self.srgb if self.native is None else self.native
+        if pixels.dtype == np.uint16 and format != "tiff":
+            pixels = np.rint(pixels / np.float32(257.0)).astype(np.uint8)
+        return encode(pixels, format, quality, icc=self.icc, exif=self.exif)
+
+    @cached_property
+    def _to_native(self) -> ImageCms.ImageCmsTransform | None:
+        """The way from sRGB to the profile's colours, or None where there is next to none to go."""
+        if self.icc is None:
+            return None
+        transform = ImageCms.buildTransform(
+            ImageCms.createProfile("sRGB"),
+            ImageCms.ImageCmsProfile(io.BytesIO(self.icc)),
+            "RGB",
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        steps = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(1, -1, 3).astype(np.uint8)
+        there = np.asarray(ImageCms.applyTransform(Image.fromarray(steps), transform)).astype(int)
+        return None if np.abs(there - steps).max() <= 1 else transform
+
+    def _natively(self, pixels: np.ndarray) -> np.ndarray:
+        assert self._to_native is not None  # asked before
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(ImageCms.applyTransform(picture, self._to_native)).astype(np.float32)
+
+
+def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
+    """Decodes a picture from an untrusted source, as image.decode() does, and keeps what that leaves behind.
+
+    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency) become 8-bit sRGB.
+
+    Raises:
+        Rejection: as image.decode().
+    """
+    srgb = decode(data, name=name, max_pixels=max_pixels)
+    with opened(data) as image:
+        exif = _description(image, name)
+        if image.mode != "RGB" or image.has_transparency_data:
+            return Scan(srgb, exif=exif)
+        icc = _rgb_profile(image.info.get("icc_profile"))
+        native = None
+        if _bits(image, data) == 16:
+            native = decode_16_bit(data)
+            if native is None or native.shape != srgb.shape:
+                raise Rejection("decode", "unsupported-depth", f"{name}: its 16 bits per channel cannot be read")
+        elif icc is not None:
+            image.load()  # turns a TIFF, which then no longer asks for it
+            native = np.array(upright(image, orientation_of(image, name)))
+    return Scan(srgb, native, icc, exif)
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    if image.format == "PNG":
+        return data[24]  # of IHDR, which is always first
+    return max(getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,)))
+
+
+def _rgb_profile(icc: bytes | None) -> bytes | None:
+    """Returns a profile if it can be read and is of RGB colours; decode() has warned of others."""
+    if not icc:
+        return None
+    try:
+        space = ImageCms.ImageCmsProfile(io.BytesIO(icc)).profile.xcolor_space
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    return icc if space.strip() == "RGB" else None
+
+
+def _description(image: Image.Image, name: str) -> bytes:
+    try:
+        found, kept = image.getexif(), Image.Exif()
+        for tag in DESCRIPTIVE:
+            if tag in found:
+                kept[tag] = found[tag]
+        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if values := found.get_ifd(directory):
+                kept[directory] = dict(values)
+        return kept.tobytes() if len(kept) else b""
+    except (OSError, SyntaxError, TypeError, ValueError, KeyError, struct.error) as error:
+        log.warning("%s: EXIF block ignored: %s", name, error)
+        return b""
