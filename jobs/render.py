@@ -1,11 +1,12 @@
-"""Render sweeps of every picture of a collection: sheets, GIFs, and the paintings with their sitters at each age.
+"""Render every portrait of a collection in all variants: paintings, contact sheets, animations, a gallery.
 
     python jobs/render.py --source paintings/ --bundle runs/first/bundle --out sweeps/ --ages 10:80:10
     ray job submit --working-dir . -- python jobs/render.py --source s3://museum/portraits \\
-        --bundle s3://museum/bundle --out s3://museum/sweeps
+        --bundle s3://museum/bundle --prepared s3://museum/prepared --out s3://museum/sweeps
 
-Look at OUT/index.html. The same command again resumes.
-Exit codes: 0 all pictures rendered, 3 some failed (see OUT/ledger), 1 too many failed or an error, 2 wrong usage.
+Look at OUT/gallery/index.html. The same command again resumes; with --retry failed it tries what failed once more;
+--dry-run says what it will cost; jobs/verify.py checks every file.
+Exit codes: 0 all portraits rendered, 3 some failed, 1 too many failed, none was left or an error, 2 wrong usage.
 """
 
 import sys
@@ -13,17 +14,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+import os
+
+from capricious.cluster.estimate import estimate
 from capricious.cluster.job import run_job
+from capricious.cluster.publish import GALLERY
 from capricious.cluster.render import RenderConfig, render
 
 
 def main(config: RenderConfig) -> int:
     outcome = render(config)
-    print(f"{outcome.rendered} of {outcome.pictures} pictures rendered: {config.out}/index.html")
+    print(f"{outcome.rendered} of {outcome.pictures} portraits rendered: {config.out}/{GALLERY}")
     for reason, count in outcome.reasons.items():
         print(f"  {count:6d}  {reason}")
     return outcome.exit_code(config.failure_share)
 
 
+def foresee(config: RenderConfig) -> str:
+    return estimate(config).text(config.workers or os.cpu_count() or 1)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(RenderConfig, main, __doc__))
+    sys.exit(run_job(RenderConfig, main, __doc__, foresee))

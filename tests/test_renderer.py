@@ -20,7 +20,7 @@ from capricious.faces.label_map import EYES, HAIR, SKIN, resize_label_map
 from capricious.model.bundle import Bundle, load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
-from capricious.render.gallery import Exhibit, gallery_page
+from capricious.render.exhibition import Exhibit, exhibition_page
 from capricious.render.picture import render_picture
 from capricious.render.provenance import DIGITAL_SOURCE_TYPE, MAX_SITTERS, Provenance, read_stamp, stamp
 from capricious.render.renderer import Renderer, fit
@@ -245,7 +245,7 @@ def test_names_cannot_break_the_packet():
 
 def test_a_gallery_needs_nothing_but_its_folder():
     exhibits = [Exhibit('<b>"Lady"</b>', "unknown & old", "museum, CC0", "a b.png", "a.gif")]
-    page = gallery_page(exhibits, title="Demo <1>")
+    page = exhibition_page(exhibits, title="Demo <1>")
     assert "<b>" not in page and "&lt;b&gt;" in page
     targets = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert targets == ["a.gif", "a%20b.png", "a%20b.png"]

@@ -3,18 +3,20 @@
 Two steps of training make no model: the pictures that come out show wiring only. (Serve: tests/test_serve.py.)
 """
 
-import json
 import struct
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.data import astronaut, coffee
 
 from capricious.annotate.annotator import AnnotatorConfig
+from capricious.cluster.ledger import portraits
+from capricious.cluster.plan import read_plan
 from capricious.cluster.prepare import SHEET, PrepareConfig, annotation_sheet, prepare
-from capricious.cluster.render import RenderConfig, read_ledger, render
+from capricious.cluster.render import RenderConfig, render
 from capricious.cluster.train import TrainConfig, run_training
 from capricious.data.prepared import PreparedDataset, read_rejects, spread
 from capricious.errors import CapriciousError
@@ -164,14 +166,16 @@ def test_training_through_ray_reports_and_leaves_a_bundle(trained, prepare_confi
 def test_rendering_through_ray(trained, collection, tmp_path):
     config = RenderConfig(source=str(collection), bundle=trained["bundle"], out=str(tmp_path), ages="20,70", workers=1)
     outcome = render(config)
-    assert (outcome.pictures, outcome.rendered) == (8, 3)
-    ledger = by_name(read_ledger(str(tmp_path)))
-    assert {name: (row["stage"], row["reason"]) for name, row in ledger.items() if row["status"] == "failed"} == BAD
-    folder = tmp_path / ledger["three.png"]["folder"]
-    assert ledger["three.png"]["faces"] == 3
-    assert {path.name for path in folder.iterdir()} == {"sheet.png", "sweep.gif", "age-20.jpg", "age-70.jpg"}
-    painting = (folder / "age-70.jpg").read_bytes()
+    assert (outcome.pictures, outcome.rendered, outcome.skipped) == (8, 3, 0)
+    plan = read_plan(str(tmp_path))
+    ledger = {rows[0]["uri"].rsplit("/", 1)[1]: rows for rows in portraits(plan.out, plan.shards)}
+    failed = {name: rows for name, rows in ledger.items() if rows[0]["status"] == "failed"}
+    assert {name: (rows[0]["stage"], rows[0]["reason"]) for name, rows in failed.items()} == BAD
+    files = {row["product"]: row["file"] for row in ledger["three.png"]}
+    assert {Path(file).name for file in files.values()} == {"sheet.png", "sweep.gif", "age-20.jpg", "age-70.jpg"}
+    assert ledger["three.png"][0]["faces"] == 3
+    painting = (tmp_path / files["age-70"]).read_bytes()
     assert decode(painting, name="painting").shape == (512, 1200, 3)
     assert read_stamp(painting)["bundle_sha256"] == load_bundle(trained["bundle"]).sha256
-    assert "three" in (tmp_path / "index.html").read_text()
-    assert json.loads((tmp_path / "_plan.json").read_text())["sweep"]["ages"] == [20.0, 70.0]
+    assert "three" in (tmp_path / "gallery" / "ok-0000.js").read_text()
+    assert plan.fields["sweep"]["ages"] == [20.0, 70.0]

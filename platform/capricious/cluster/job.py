@@ -16,16 +16,23 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
 
-def run_job(config_type: type[Config], main: Callable[[Config], int], description: str | None) -> int:
+def run_job(
+    config_type: type[Config],
+    main: Callable[[Config], int],
+    description: str | None,
+    foresee: Callable[[Config], str] = lambda config: "",
+) -> int:
     """Runs the `main` of a job on Ray and returns the process's exit code.
 
-    `--dry-run` prints the resolved configuration and stops before Ray is touched. Errors that are meant for
+    `--dry-run` prints the resolved configuration and what `foresee` says, e.g. what the job will cost, and stops
+    before Ray is touched. Errors that are meant for
     people end as one line on stderr and exit code 1; all others keep their traceback.
     """
     try:
         parsed = parse(config_type, description=description or "")
         if parsed.dry_run:
-            print(resolved(parsed.config), end="")
+            print(resolved(parsed.config), end="", flush=True)
+            print(foresee(parsed.config))
             return 0
         with session():
             return main(parsed.config)

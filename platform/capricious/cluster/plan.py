@@ -23,6 +23,9 @@ from capricious.errors import CapriciousError, ConfigError
 
 PLAN = "_plan.json"
 
+COLLECTION = ("source", "kind", "rights_column", "limit")
+"""Fields of a job that say what it works on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
@@ -34,6 +37,8 @@ class BatchConfig:
     """Folder or s3:// address of the output. The same command again resumes."""
     kind: Kind = "auto"
     """How the collection is stored and labelled (docs/collections.md); auto looks."""
+    rights_column: str = ""
+    """Column of the collection's tables that states the rights in each picture; empty for rights or license."""
     limit: int = 0
     """Only this many pictures, spread evenly over the collection; 0 for all."""
     shard_size: int = 512
@@ -53,7 +58,7 @@ class BatchConfig:
 
     def sources(self) -> Iterator[Source]:
         """Lists the inputs, one after the other."""
-        listing = read_collection(storage.absolute(self.source), self.kind)
+        listing = read_collection(storage.absolute(self.source), self.kind, self.rights_column)
         return iter(select(list(listing), self.limit)) if self.limit else iter(listing)
 
 
@@ -80,9 +85,27 @@ class Plan:
         """Number of shards."""
         return self.fields["shards"]
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines the output; not of how the work is cut into shards."""
+        determining = {name: value for name, value in self.fields.items() if name not in ("shards", "shard_size")}
+        return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
+
     def size_of(self, shard: int) -> int:
         """Number of inputs in one shard."""
         return min(self.fields["shard_size"], self.pictures - shard * self.fields["shard_size"])
+
+
+def read_plan(out: str) -> Plan:
+    """Reads the plan of an output folder.
+
+    Raises:
+        CapriciousError: there is none.
+    """
+    out = storage.absolute(out)
+    if not storage.exists(storage.join(out, PLAN)):
+        raise CapriciousError(f"{out} has no {PLAN}; name the --out of a job that was started")
+    return Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
 
 
 def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
@@ -97,9 +120,9 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
         CapriciousError: nothing to do, or the folder was started from something else; names what differs.
     """
     out = storage.absolute(config.out)
-    asked = json.loads(json.dumps({"source": config.source, "kind": config.kind, "limit": config.limit, **asked}))
+    asked = json.loads(json.dumps({**{name: getattr(config, name) for name in COLLECTION}, **asked}))
     if storage.exists(storage.join(out, PLAN)):
-        plan = Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
+        plan = read_plan(out)
         _refuse_other(plan, asked)
         listing = _Listing(config.sources())
         for _ in listing:
@@ -107,7 +130,7 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
         if listing.sha256 != plan.fields["listing_sha256"]:
             raise CapriciousError(
                 f"{config.source} has changed since {out} was started ({plan.pictures} pictures then, {listing.count} "
-                "now, or other labels); prepare it into another --out"
+                "now, or other labels); choose another --out"
             )
         return plan
     listing = _Listing(config.sources())

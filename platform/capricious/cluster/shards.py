@@ -61,8 +61,10 @@ class ShardWorker:
                 yield source, do(source, content)
             except Rejection as rejection:
                 yield source, reject_row(source.uri, rejection)
-            except (CapriciousError, OSError):
-                raise  # not this picture's fault: missing weights, a full disk; going on would reject all the others
+            except CapriciousError:
+                raise  # not this picture's fault, e.g. missing weights; going on would reject all the others
+            except OSError as error:  # likewise: a full disk
+                raise CapriciousError(f"{error}; put that right and run the same command again to go on") from error
             except Exception as error:  # a bug: one picture must never take the others down
                 log.exception("%s", source.uri)
                 detail = f"unexpected: {error}; please report it, with the traceback in the worker's log"
@@ -88,7 +90,15 @@ def _content(data: Future[bytes]) -> bytes:
 
 
 def run_shards(
-    worker: type[ShardWorker], arguments: dict[str, Any], plan: Plan, todo: list[int], workers: int, what: str
+    worker: type[ShardWorker],
+    arguments: dict[str, Any],
+    plan: Plan,
+    todo: list[int],
+    workers: int,
+    what: str,
+    *,
+    gpus: float = 0,
+    then: Callable[[dict[str, Any]], None] = lambda counts: None,
 ) -> None:
     """Runs shards on a fixed pool of actors, showing rate, time left and failures.
 
@@ -98,6 +108,8 @@ def run_shards(
         todo: numbers of the shards to do.
         workers: number of actors, one CPU each. A pool of fixed size: Ray's growing pools get stuck at one.
         what: verb for the progress bar, e.g. "prepare".
+        gpus: of each actor.
+        then: is called with the counts of each shard as it ends.
     """
     if not todo:
         return
@@ -109,11 +121,13 @@ def run_shards(
         fn_constructor_kwargs=arguments,
         batch_size=1,
         num_cpus=1,
+        num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(todo))),
     )
     failed = 0
     with tqdm(total=sum(map(plan.size_of, todo)), desc=what, unit="picture", smoothing=0.1) as bar:
         for row in done.iter_rows():
             failed += row["failed"]
+            then(row)
             bar.update(plan.size_of(row["shard"]))
             bar.set_postfix(failed=failed)

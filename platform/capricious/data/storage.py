@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO, cast
 
 import fsspec
+import s3fs
+from botocore.exceptions import ClientError, ConnectionError, EndpointConnectionError, HTTPClientError
 from fsspec.implementations.local import LocalFileSystem
 
 from capricious.errors import CapriciousError
 
 SCHEMES = ("file", "s3")
+S3_ATTEMPTS = 12
+"""How often an object store is asked that does not answer or is busy: ever more patiently, for a minute in all."""
+
 BLOCK = 4 * 2**20
 """Bytes that one request to an object store fetches when a file is read from front to back."""
 
@@ -25,7 +31,18 @@ def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
     if scheme not in SCHEMES:
         raise CapriciousError(f"cannot open {scheme}:// addresses; must be a path or one of {', '.join(SCHEMES)}")
     # A remembered listing would hide what other processes have written since, and grows with the collection.
-    return fsspec.filesystem(scheme, use_listings_cache=False)
+    filesystem = fsspec.filesystem(scheme, use_listings_cache=False)
+    if scheme == "s3":
+        filesystem.retries = S3_ATTEMPTS
+        s3fs.core.set_custom_error_handler(_may_pass)
+    return filesystem
+
+
+def _may_pass(error: Exception) -> bool:
+    """Says whether a store that answered so, or not at all, is worth asking again: it is busy, or being restarted."""
+    if isinstance(error, ClientError):
+        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, 500, 502, 503, 504)
+    return isinstance(error, ConnectionError | EndpointConnectionError | HTTPClientError)
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -200,6 +217,29 @@ def write_atomic(uri: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextmanager
+def atomic_writer(uri: str) -> Iterator[BinaryIO]:
+    """Opens a file to be written bit by bit; others see it when the block has ended without an error, and then all."""
+    fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        partial = f"{path}.{os.getpid()}.partial"
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        return
+    upload = fs.open(path, "wb", autocommit=False)
+    try:
+        yield cast(BinaryIO, upload)
+        upload.close()
+    except BaseException:
+        upload.discard()
+        raise
+    upload.commit()
 
 
 def download_folder(uri: str, folder: str) -> None:

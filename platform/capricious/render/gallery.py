@@ -1,90 +1,73 @@
-"""A page for rendered sweeps: one self-contained HTML file that asks nothing from any server."""
+"""A gallery of a whole run for curators: a static page that works from a folder or a bucket, with any number of works.
+
+::
+
+    gallery/index.html        the page, with the counts
+    gallery/ok-0000.js        PAGE portraits each, loaded when they are looked at; failed-… and skipped-… likewise
+
+The lists are scripts, not JSON, because browsers refuse to fetch() beside a page that was opened from a disk. What the
+page shows it writes as text, never as HTML: titles come from file names of strangers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
-from urllib.parse import quote
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from capricious.render.provenance import NOTICE
 
+PAGE = 24
+"""Portraits on one page."""
 
-@dataclass(frozen=True)
-class Exhibit:
-    """One portrait on the page.
+STATUSES = ("ok", "failed", "skipped")
 
-    Attributes:
-        title: of the work.
-        sitter: who is shown, and what was done, e.g. "unknown woman, rendered at 10 to 80 years".
-        source: where the picture comes from and under which licence.
-        sheet, animation: paths relative to the page; the animation may be missing.
+Write = Callable[[str, bytes], None]
+"""Takes a path below OUT and a content."""
+
+
+class GalleryWriter:
+    """Writes the gallery of a run, portrait after portrait; in memory are the unfinished pages of three lists.
+
+    Args:
+        write: puts a file below OUT.
     """
 
-    title: str
-    sitter: str
-    source: str
-    sheet: str
-    animation: str | None = None
+    def __init__(self, write: Write):
+        self._write = write
+        self._unfinished: dict[str, list[dict[str, Any]]] = {status: [] for status in STATUSES}
+        self._counts = dict.fromkeys(STATUSES, 0)
+
+    def add(self, status: str, entry: dict[str, Any]) -> None:
+        """Adds a portrait.
+
+        Args:
+            status: of STATUSES.
+            entry: JSON values: "folder", "title", "uri", "rights"; of a rendered one "faces" and "files" (product →
+                path below OUT), of the others "stage", "reason", "detail".
+        """
+        self._unfinished[status].append(entry)
+        self._counts[status] += 1
+        if len(self._unfinished[status]) == PAGE:
+            self._finish_page(status)
+
+    def close(self, title: str) -> None:
+        """Writes what is unfinished, and last the page itself."""
+        for status in STATUSES:
+            if self._unfinished[status]:
+                self._finish_page(status)
+        facts = {"title": title, "notice": NOTICE, "counts": self._counts, "page": PAGE}
+        page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+        self._write("gallery/index.html", page.replace("/*FACTS*/", _script(facts)).encode())
+
+    def _finish_page(self, status: str) -> None:
+        entries, self._unfinished[status] = self._unfinished[status], []
+        number = (self._counts[status] - 1) // PAGE
+        content = f"show({json.dumps(status)}, {number}, {_script(entries)});\n"
+        self._write(f"gallery/{status}-{number:04d}.js", content.encode())
 
 
-def gallery_page(exhibits: Sequence[Exhibit], *, title: str, introduction: str = "") -> str:
-    """Returns the HTML of the page. Nothing but relative links is in it."""
-    body = "\n".join(_article(number, exhibit) for number, exhibit in enumerate(exhibits))
-    return _PAGE.format(
-        title=escape(title), introduction=escape(introduction), style=_STYLE, body=body, notice=escape(NOTICE)
-    )
-
-
-def _article(number: int, exhibit: Exhibit) -> str:
-    title, sitter = escape(exhibit.title), escape(exhibit.sitter)
-    # The first pictures are on screen at once; the others wait until they are scrolled to.
-    loading = "eager" if number < 2 else "lazy"
-    moving = ""
-    if exhibit.animation is not None:
-        moving = (
-            f'<img class="moving" src="{quote(exhibit.animation)}" loading="{loading}" '
-            f'alt="Animation: {title}, {sitter}">'
-        )
-    return (
-        f"<article><div>{moving}<h2>{title}</h2><p>{sitter}</p><p class='source'>{escape(exhibit.source)}</p></div>"
-        f'<a href="{quote(exhibit.sheet)}"><img src="{quote(exhibit.sheet)}" loading="{loading}" '
-        f'alt="Contact sheet: {title}, {sitter}"></a></article>'
-    )
-
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #f7f3eb; --ink: #342f2a; --faded: #766d62; --rule: #ded6c9 }
-@media (prefers-color-scheme: dark) { :root { --paper: #1b1917; --ink: #e9e3d8; --faded: #a0968a; --rule: #3a352f } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 84rem; padding: 4rem 1.5rem; background: var(--paper); color: var(--ink);
-  font: 1.05rem/1.55 Georgia, "Iowan Old Style", "Times New Roman", serif }
-h1 { font-weight: normal; font-size: 2.4rem; letter-spacing: .01em; margin: 0 0 .5rem }
-h2 { font-weight: normal; font-style: italic; font-size: 1.3rem; margin: .9rem 0 .2rem }
-header p { max-width: 42rem; color: var(--faded); margin: 0 }
-article { display: grid; grid-template-columns: 16rem 1fr; gap: 2.5rem; align-items: start;
-  border-top: 1px solid var(--rule); padding: 2.5rem 0; margin-top: 2.5rem }
-article p { margin: 0 } .source, footer { color: var(--faded); font-size: .85rem }
-img { display: block; width: 100%; height: auto }
-a:focus-visible { outline: 2px solid var(--ink); outline-offset: 4px }
-footer { border-top: 1px solid var(--rule); padding-top: 1.5rem; margin-top: 2.5rem }
-@media (max-width: 48rem) { article { grid-template-columns: 1fr } body { padding-top: 2rem } }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1><p>{introduction}</p></header>
-<main>
-{body}
-</main>
-<footer>{notice} Each file says so in its metadata, with the hashes of its source and its model.</footer>
-</body>
-</html>
-"""
+def _script(value: Any) -> str:
+    """Returns JSON that may stand in a script in HTML: "</script>" in a title must not end it."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -35,6 +36,7 @@ class SweepResult:
         renders: per face, V×R×R×3 uint8 in the order of sweep.variants().
         source_sha256, bundle_sha256: for the provenance in every file made from here.
         composite: how faces are put back.
+        source_uri: where the picture comes from, or nothing.
     """
 
     scan: Scan
@@ -44,6 +46,12 @@ class SweepResult:
     source_sha256: str
     bundle_sha256: str
     composite: CompositeConfig = DIFFERENCE
+    source_uri: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name of the picture's file without its ending, often its accession number."""
+        return PurePosixPath(self.source_uri).stem or "portrait"
 
     def render(self, face: int, name: str) -> np.ndarray:
         """Returns one face in one variant, R×R×3 uint8."""
@@ -117,8 +125,8 @@ class SweepResult:
         sheet = contact_sheet(rows, labels, columns, caption=NOTICE)
         return self._stamped(encode(sheet, "png"), self.sweep.variants())
 
-    def animation(self, longest: int = 512) -> bytes:
-        """Returns the whole picture going through the ages and back, look by look, as a stamped GIF."""
+    def animation(self, longest: int = 512, format: str = "gif") -> bytes:
+        """Returns the whole picture going through the ages and back, look by look, as a stamped "gif"."""
         small = self.preview(longest)
         ages: Sequence[float | None] = self.sweep.ages or (None,)
         frames = [small.painting(self.sweep.at(age, look).name).srgb for look in self.sweep.looks() for age in ages]
@@ -142,7 +150,9 @@ class SweepResult:
 
     def _stamped(self, data: bytes, variants: Sequence[Variant], faces: Sequence[Face] | None = None) -> bytes:
         sitters = tuple(face.attributes for face in (self.faces if faces is None else faces))
-        return stamp(data, Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters))
+        return stamp(
+            data, Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri)
+        )
 
 
 def render_picture(
@@ -153,6 +163,7 @@ def render_picture(
     *,
     source_sha256: str,
     composite: CompositeConfig = DIFFERENCE,
+    source_uri: str = "",
 ) -> SweepResult:
     """Renders a sweep of every face of a picture. The same arguments give the same bytes.
 
@@ -161,8 +172,9 @@ def render_picture(
         faces: as Annotator.annotate found them in scan.srgb, largest first.
         source_sha256: hash of the file that the picture came from, for the provenance.
         composite: how faces are put back.
+        source_uri: of that file, likewise; nothing for an upload.
     """
     variants = sweep.variants()
     fitted = tuple(fit(face, renderer.resolution) for face in faces)
     renders = tuple(renderer.render(face, variants) for face in fitted)
-    return SweepResult(scan, fitted, sweep, renders, source_sha256, renderer.bundle.sha256, composite)
+    return SweepResult(scan, fitted, sweep, renders, source_sha256, renderer.bundle.sha256, composite, source_uri)

@@ -57,16 +57,19 @@ class Provenance:
         variants: the variants in the file; what each sitter looks like in one of them is the sitter's
             own attributes with its changes.
         sitters: attributes of each face as annotated, largest face first.
+        source_uri: where the source was read; nothing for an upload.
     """
 
     source_sha256: str
     bundle_sha256: str
     variants: tuple[Variant, ...]
     sitters: tuple[Attributes, ...]
+    source_uri: str = ""
 
     def record(self) -> dict[str, Any]:
         """Returns the facts as plain JSON values; unknown attributes are left out."""
         return {
+            **({"source_uri": self.source_uri} if self.source_uri else {}),
             "source_sha256": self.source_sha256,
             "bundle_sha256": self.bundle_sha256,
             "variants": {variant.name: variant.changes for variant in self.variants},

@@ -102,7 +102,7 @@ class Renderer:
         return image.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
 
     def _label_map(self, labels: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)[None]
+        return torch.from_numpy(np.array(labels)).to(self.device)[None]
 
 
 def fit(face: Face, resolution: int) -> Face:

@@ -16,6 +16,7 @@ from capricious.data.collections import web
 from capricious.data.collections.affectnet import read_affectnet
 from capricious.data.collections.files import Files, Folder, basename, suffix
 from capricious.data.collections.iiif import read_iiif
+from capricious.data.collections.labels import LICENSE_COLUMNS
 from capricious.data.collections.names import are_aaf, are_utkface, read_aaf, read_utkface
 from capricious.data.collections.parquet import read_parquet
 from capricious.data.collections.sidecars import read_ffhq, read_samples
@@ -29,7 +30,7 @@ __all__ = ["SOURCE_SCHEMA", "Kind", "Source", "read_collection"]
 Kind = Literal["auto", "folder", "csv", "parquet", "webdataset", "utkface", "aaf", "ffhq", "affectnet", "iiif"]
 
 
-def read_collection(uri: str, kind: Kind = "auto") -> Iterator[Source]:
+def read_collection(uri: str, kind: Kind = "auto", rights_column: str = "") -> Iterator[Source]:
     """Yields the inputs of a collection with their labels, in the same order each time, each once.
 
     Memory holds the files' names, not their labels. Files that are no pictures stay in, except those that were read as
@@ -40,15 +41,16 @@ def read_collection(uri: str, kind: Kind = "auto") -> Iterator[Source]:
         uri: a folder, an ``s3://`` prefix, one picture, a ``.tar``, ``.parquet`` or ``.csv`` file, or the address of a
             IIIF manifest or collection.
         kind: how it is labelled. "auto" sees it from the names: see docs/collections.md.
+        rights_column: of its tables, where that is neither "rights" nor "license".
 
     Raises:
         CapriciousError: nothing there, or (at any time while iterating) a table that cannot be understood, named with
             its line.
     """
-    return map(_writable, _read(uri, kind))
+    return map(_writable, _read(uri, kind, (rights_column.lower(),) if rights_column else LICENSE_COLUMNS))
 
 
-def _read(uri: str, kind: Kind) -> Iterator[Source]:
+def _read(uri: str, kind: Kind, license_columns: Sequence[str]) -> Iterator[Source]:
     ending = suffix(uri)
     if web.is_url(uri) or kind == "iiif":
         if kind not in ("auto", "iiif"):
@@ -56,12 +58,12 @@ def _read(uri: str, kind: Kind) -> Iterator[Source]:
         return read_iiif(uri if web.is_url(uri) else storage.absolute(uri))
     if ending in (".tgz", ".gz") and uri.endswith((".tar.gz", ".tgz")):
         raise CapriciousError(f"{uri} is compressed, so its pictures cannot be read in place; gunzip it to a .tar")
-    folder = Folder(uri)
+    folder = Folder(uri, license_columns=license_columns)
     is_file = list(folder.names) == [storage.absolute(uri)]
     if is_file and ending == ".csv" and kind in ("auto", "csv"):
         return read_table(folder, folder.names[0])
     if is_file and ending == ".tar":
-        return _read_tar(folder.names[0], kind)
+        return _read_tar(folder.names[0], kind, license_columns)
     return _READERS[_guess(folder.names) if kind == "auto" else kind](folder)
 
 
@@ -89,14 +91,15 @@ def _read_webdataset(folder: Files) -> Iterator[Source]:
     """Yields the members of all tars below a folder, then the other files."""
     for name in folder.names:
         if suffix(name) == ".tar":
-            yield from _read_tar(name, "auto")
-    yield from read_samples(Folder(folder.uri, [name for name in folder.names if suffix(name) != ".tar"]))
+            yield from _read_tar(name, "auto", folder.license_columns)
+    rest = [name for name in folder.names if suffix(name) != ".tar"]
+    yield from read_samples(Folder(folder.uri, rest, folder.license_columns))
 
 
-def _read_tar(uri: str, kind: Kind) -> Iterator[Source]:
+def _read_tar(uri: str, kind: Kind, license_columns: Sequence[str]) -> Iterator[Source]:
     """Yields the pictures of one tar, labelled as a folder of its members would be."""
     try:
-        tar = Tar(uri)
+        tar = Tar(uri, license_columns)
     except OSError as error:
         yield Source(uri).refuse("bad-tar", str(error))
         return

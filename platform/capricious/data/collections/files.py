@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from capricious.data import storage
+from capricious.data.collections.labels import LICENSE_COLUMNS
 from capricious.data.collections.source import Source
 
 PICTURES = frozenset(
@@ -21,10 +22,12 @@ class Files(Protocol):
     Attributes:
         uri: of the whole.
         names: sorted; a full address for a folder's file, a path inside of the tar for a member.
+        license_columns: of its tables; the first that is not empty counts.
     """
 
     uri: str
     names: Sequence[str]
+    license_columns: Sequence[str]
 
     def source(self, name: str) -> Source:
         """Returns the file as an input without labels. A name that is not there gives one that cannot be read."""
@@ -42,8 +45,9 @@ class Files(Protocol):
 class Folder:
     """Files below a folder, or one file, on a local disk or in an object store."""
 
-    def __init__(self, uri: str, names: Sequence[str] | None = None):
+    def __init__(self, uri: str, names: Sequence[str] | None = None, license_columns: Sequence[str] = LICENSE_COLUMNS):
         self.uri = uri
+        self.license_columns = license_columns
         self.names: Sequence[str] = storage.list_files(uri) if names is None else names
 
     def source(self, name: str) -> Source:

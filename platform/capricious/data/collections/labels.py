@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capricious.faces.attributes import EMOTIONS, Attributes, parse_gender
@@ -48,12 +48,12 @@ def row_attributes(row: Mapping[str, Any]) -> Attributes:
     )
 
 
-def row_license(row: Mapping[str, Any]) -> str:
+def row_license(row: Mapping[str, Any], columns: Sequence[str] = LICENSE_COLUMNS) -> str:
     """Returns the license that a row gives, or an empty text."""
-    return str(_first(row, *LICENSE_COLUMNS) or "")
+    return str(_first(row, *columns) or "")
 
 
-def json_labels(data: bytes) -> tuple[Attributes, str]:
+def json_labels(data: bytes, license_columns: Sequence[str] = LICENSE_COLUMNS) -> tuple[Attributes, str]:
     """Reads the attributes and the license from JSON: an object as a row, or a feature file of FFHQ.
 
     Raises:
@@ -66,7 +66,7 @@ def json_labels(data: bytes) -> tuple[Attributes, str]:
     if isinstance(found, list) or (isinstance(found, dict) and "faceAttributes" in found):
         return _face_api_attributes(found if isinstance(found, list) else [found]), ""
     if isinstance(found, dict):
-        return row_attributes(found), row_license(found)
+        return row_attributes(found), row_license(found, license_columns)
     raise ValueError(f"must be an object or a list of faces, found: {type(found).__name__}")
 
 

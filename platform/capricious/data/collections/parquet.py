@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from capricious.data import storage
 from capricious.data.collections.files import Checklist, Files, suffix
-from capricious.data.collections.labels import LABEL_COLUMNS, LICENSE_COLUMNS, row_attributes, row_license
+from capricious.data.collections.labels import LABEL_COLUMNS, row_attributes, row_license
 from capricious.data.collections.source import Source
 from capricious.data.collections.table import row_source
 from capricious.errors import CapriciousError
@@ -59,7 +59,7 @@ def _read_tables(files: Files, tables: list[str]) -> Iterator[Source]:
 def _read_table(files: Files, table: str, parquet: pq.ParquetFile, checklist: Checklist) -> Iterator[Source | None]:
     schema = parquet.schema_arrow
     picture = _picture_column(schema)
-    wanted = [*LABEL_COLUMNS, *LICENSE_COLUMNS, *([] if picture else ADDRESS_COLUMNS)]
+    wanted = [*LABEL_COLUMNS, *files.license_columns, *([] if picture else ADDRESS_COLUMNS)]
     if picture is None and not set(ADDRESS_COLUMNS) & set(schema.names):
         raise CapriciousError(
             f"{table} needs pictures in a column {' or '.join(PICTURE_COLUMNS)}, or addresses in a column "
@@ -75,7 +75,7 @@ def _read_table(files: Files, table: str, parquet: pq.ParquetFile, checklist: Ch
                 yield row_source(values, files, table, where, checklist)
             else:
                 source = Source(f"{table}!{row}", container=table, row=row, column=picture)
-                yield source.known(row_attributes(values), row_license(values))
+                yield source.known(row_attributes(values), row_license(values, files.license_columns))
         except ValueError as error:
             yield Source(f"{table}!{row}").refuse("bad-label", f"{where}: {error}")
 

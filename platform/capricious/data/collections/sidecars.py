@@ -61,14 +61,15 @@ def _with_json(files: Files, names: Sequence[str], sidecar: Callable[[str], str 
         for name in batch:
             source = files.source(name)
             if name in sidecars and not source.refused:
-                source = _labelled(source, files.address(sidecars[name]), contents[sidecars[name]])
+                where = files.address(sidecars[name])
+                source = _labelled(source, where, contents[sidecars[name]], files.license_columns)
             yield source
 
 
-def _labelled(source: Source, sidecar: str, content: bytes | OSError) -> Source:
+def _labelled(source: Source, sidecar: str, content: bytes | OSError, license_columns: Sequence[str]) -> Source:
     if isinstance(content, OSError):
         return source.refuse("bad-label", f"{sidecar}: {content}")
     try:
-        return source.known(*json_labels(content))
+        return source.known(*json_labels(content, license_columns))
     except ValueError as error:
         return source.refuse("bad-label", f"{sidecar}: {error}")

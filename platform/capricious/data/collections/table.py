@@ -92,7 +92,7 @@ def row_source(row: Mapping[str, Any], files: Files, table: str, where: str, che
     if source.refused:
         return source
     try:
-        return source.known(row_attributes(row), row_license(row))
+        return source.known(row_attributes(row), row_license(row, files.license_columns))
     except ValueError as error:
         return source.refuse("bad-label", f"{where}: {error}")
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from capricious.data import storage
 from capricious.data.collections.files import index_of
+from capricious.data.collections.labels import LICENSE_COLUMNS
 from capricious.data.collections.source import Source
 
 
@@ -27,8 +28,9 @@ class Tar:
         OSError: the tar cannot be opened.
     """
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str, license_columns: Sequence[str] = LICENSE_COLUMNS):
         self.uri = uri
+        self.license_columns = license_columns
         self.fault: str | None = None
         found: dict[str, tuple[int, int]] = {}
         with storage.open_binary(uri) as file:

@@ -1,0 +1,97 @@
+"""What a render will cost before it is started: a few portraits are rendered for real, and nothing is written."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+
+from capricious.cluster.plan import Plan
+from capricious.cluster.render import Gate, RenderConfig, RenderShard, asked, located
+from capricious.data.collections import Source
+from capricious.errors import CapriciousError
+
+SAMPLE = 6
+"""Portraits that are rendered; the first of them once before, untimed, to warm up."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a render will cost; times are of one worker on this machine.
+
+    Attributes:
+        portraits, skipped: in the collection, and how many of them rights gate and exclusion list leave out.
+        products: files of each portrait.
+        sampled, failed: portraits that were tried, and how many of them cannot be rendered.
+        seconds, bytes: of one portrait, mean over those that were rendered.
+    """
+
+    portraits: int
+    skipped: int
+    products: int
+    sampled: int
+    failed: int
+    seconds: float
+    bytes: float
+
+    def text(self, workers: int) -> str:
+        """Says it in a few lines."""
+        portraits = self.portraits - self.skipped
+        hours = portraits * self.seconds / 3600
+        rows = portraits * self.products
+        files_per_second = self.products / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.portraits} portraits, {self.skipped} left out by rights or exclusion list; "
+            f"{rows} files to make ({self.products} each)\n"
+            f"{self.sampled} tried, {self.failed} failed; {self.seconds:.2f} s and {self.bytes / 2**20:.2f} MB "
+            f"a portrait, {files_per_second:.2f} files/s a worker\n"
+            f"about {hours:.2f} CPU hours, {hours / workers:.2f} hours with {workers} workers, "
+            f"{portraits * self.bytes / 2**30:.2f} GB"
+        )
+
+
+def estimate(config: RenderConfig) -> Estimate:
+    """Lists the collection and renders a random sample of it in this process, without Ray.
+
+    Raises:
+        CapriciousError: nothing to render, or bundle or weights are missing.
+    """
+    config = located(config)
+    gate, draw = Gate(config), random.Random(0)
+    sample: list[Source] = []
+    portraits = skipped = 0
+    for source in config.sources():  # reservoir sampling: every portrait has the same chance, none is kept
+        portraits += 1
+        if gate.check(source):
+            skipped += 1
+            continue
+        place = draw.randrange(portraits - skipped)
+        if len(sample) < SAMPLE:
+            sample.append(source)
+        elif place < SAMPLE:
+            sample[place] = source
+    if not portraits:
+        raise CapriciousError(f"{config.source} has no files")
+    worker = RenderShard(config, Plan(config.out, asked(config)))
+    times, sizes, failed = [], [], 0
+    if sample:
+        _tried(worker, sample[0])
+    for source in sample:
+        outcome = _tried(worker, source)
+        if outcome is None:
+            failed += 1
+        else:
+            times.append(outcome[0])
+            sizes.append(outcome[1])
+    count = max(1, len(times))
+    products = len(config.deliverables.products(config.sweep))
+    return Estimate(portraits, skipped, products, len(sample), failed, sum(times) / count, sum(sizes) / count)
+
+
+def _tried(worker: RenderShard, source: Source) -> tuple[float, int] | None:
+    """Returns seconds and bytes of a portrait, or None if it cannot be rendered."""
+    started = time.perf_counter()
+    for _, result in worker.attempt([source], lambda s, data: sum(len(d[2]) for d, _ in worker.files(s, data))):
+        if isinstance(result, int):
+            return time.perf_counter() - started, result
+    return None

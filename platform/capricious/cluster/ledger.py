@@ -1,0 +1,118 @@
+"""The ledger of a render: one row for each file that the plan asks for, and what became of it.
+
+::
+
+    out/ledger/part-00000.parquet   the rows of shard 0, written last; its presence says that the shard is done
+
+The rows follow from the plan alone (`planned`): every portrait has every product. So whoever reads plan and ledger can
+tell that nothing is missing and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from capricious.cluster.plan import Plan
+from capricious.data import storage
+from capricious.data.collections import Source
+from capricious.data.collections.parts import read_part
+from capricious.data.tables import read_table, write_table
+from capricious.errors import Rejection
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("render_id", pa.string()),  # the same in every run of the same plan
+        ("uri", pa.string()),
+        ("product", pa.string()),  # a variant of the sweep, or "sheet", "animation", …
+        ("status", pa.string()),  # ok | failed | skipped
+        ("stage", pa.string()),  # where it failed or why it was skipped; null when ok
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempts", pa.int32()),  # 0 when skipped
+        ("file", pa.string()),  # below OUT; null unless ok
+        ("sha256", pa.string()),
+        ("bytes", pa.int64()),
+        ("faces", pa.int32()),
+        ("source_sha256", pa.string()),
+        ("rights", pa.string()),
+    ]
+)
+Row = dict[str, Any]
+
+
+def render_id(plan: Plan, uri: str, product: str) -> str:
+    """Names a row: 32 hexadecimal digits that depend on the plan's fingerprint, the portrait and the product."""
+    return hashlib.sha256(json.dumps([plan.fingerprint, uri, product]).encode()).hexdigest()[:32]
+
+
+def planned(plan: Plan, shard: int) -> Iterator[tuple[Source, list[tuple[str, str]]]]:
+    """Yields each portrait of a shard with the render_id and product of each of its rows."""
+    for source in read_part(plan.out, shard):
+        yield source, [(render_id(plan, source.uri, product), product) for product in plan.fields["products"]]
+
+
+def rows_of(
+    plan: Plan, source: Source, status: str, attempts: int, rejection: Rejection | None = None, **facts: Any
+) -> list[Row]:
+    """Returns the rows of a portrait that ended as one, e.g. all failed; `facts` holds for each of them."""
+    why = {} if rejection is None else dict(zip(("stage", "reason", "detail"), rejection.__reduce__()[1], strict=True))
+    return [
+        {
+            "render_id": render_id(plan, source.uri, product),
+            "uri": source.uri,
+            "product": product,
+            "status": status,
+            "attempts": attempts,
+            "rights": source.license or None,
+            **why,
+            **facts,
+        }
+        for product in plan.fields["products"]
+    ]
+
+
+def part_uri(out: str, shard: int) -> str:
+    """Names one shard of the ledger."""
+    return storage.join(out, "ledger", f"part-{shard:05d}.parquet")
+
+
+def write_part(out: str, shard: int, rows: Iterable[Row]) -> None:
+    """Writes one shard of the ledger, all of it or nothing."""
+    write_table(part_uri(out, shard), rows, LEDGER_SCHEMA)
+
+
+def read_rows(out: str, shard: int) -> list[Row]:
+    """Reads one shard of the ledger."""
+    return read_table(part_uri(out, shard)).to_pylist()
+
+
+def done_shards(plan: Plan) -> list[int]:
+    """Lists the shards whose ledger is written."""
+    folder = storage.join(plan.out, "ledger")
+    if not storage.exists(folder):
+        return []
+    there = {uri.rpartition("/")[2] for uri in storage.list_files(folder)}
+    return [shard for shard in range(plan.shards) if part_uri(plan.out, shard).rpartition("/")[2] in there]
+
+
+def has_status(out: str, shard: int, status: str) -> bool:
+    """Says whether a shard has a row of a status; reads only that column."""
+    return status in read_table(part_uri(out, shard), ["status"])["status"].to_pylist()
+
+
+def portraits(out: str, shards: int | Sequence[int]) -> Iterator[list[Row]]:
+    """Yields the rows of each portrait, in the order of the plan; one shard at a time is in memory."""
+    for shard in range(shards) if isinstance(shards, int) else shards:
+        rows: list[Row] = []
+        for row in read_rows(out, shard):
+            if rows and rows[0]["uri"] != row["uri"]:
+                yield rows
+                rows = []
+            rows.append(row)
+        if rows:
+            yield rows

@@ -1,0 +1,70 @@
+"""What a finished render leaves for people and other programs: gallery, checksums, report; from the ledger alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any
+
+from capricious.cluster import ledger
+from capricious.cluster.plan import Plan
+from capricious.data import storage
+from capricious.render.gallery import GalleryWriter
+
+REPORT = "report.json"
+CHECKSUMS = "manifest-sha256.txt"
+GALLERY = "gallery/index.html"
+
+
+def publish(plan: Plan) -> dict[str, Any]:
+    """Writes gallery, manifest-sha256.txt (for `sha256sum -c`) and, last, report.json; returns the report.
+
+    Reads the ledger once, shard by shard: memory does not grow with the collection.
+    """
+    out = plan.out
+    gallery = GalleryWriter(lambda name, content: storage.write_atomic(storage.join(out, name), content))
+    portraits: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    rows = size = 0
+    with storage.atomic_writer(storage.join(out, CHECKSUMS)) as checksums:
+        for portrait in ledger.portraits(out, plan.shards):
+            first = portrait[0]
+            portraits[first["status"]] += 1
+            if first["status"] != "ok":
+                reasons[f"{first['stage']}: {first['reason']}"] += 1
+            gallery.add(first["status"], _entry(portrait))
+            for row in portrait:
+                rows += 1
+                if row["status"] == "ok":
+                    size += row["bytes"]
+                    checksums.write(f"{row['sha256']}  {row['file']}\n".encode())
+    gallery.close("Sweeps")
+    report = {
+        "plan": plan.fingerprint,
+        "bundle_sha256": plan.fields["bundle_sha256"],
+        "code_version": plan.fields["code_version"],
+        "portraits": plan.pictures,
+        **{status: portraits[status] for status in ("ok", "failed", "skipped")},
+        "rows": rows,
+        "bytes": size,
+        "reasons": dict(reasons.most_common()),
+    }
+    storage.write_atomic(storage.join(out, REPORT), json.dumps(report, indent=2).encode())
+    return report
+
+
+def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:
+    """Returns what the gallery says of a portrait."""
+    first = portrait[0]
+    entry = {
+        "folder": first["render_id"],
+        "title": PurePosixPath(first["uri"]).stem,
+        "uri": first["uri"],
+        "rights": first["rights"],
+    }
+    if first["status"] != "ok":
+        return {**entry, "stage": first["stage"], "reason": first["reason"], "detail": first["detail"]}
+    files = {row["product"]: row["file"] for row in portrait}
+    folder = first["file"].rpartition("/")[0]
+    return {**entry, "folder": folder, "faces": first["faces"], "files": files}

@@ -1,0 +1,67 @@
+"""Render as a museum runs it: from a real S3-compatible server to the same, killed on the way, run again, verified."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.data import astronaut
+
+from capricious.cluster.ledger import done_shards
+from capricious.cluster.plan import PLAN, read_plan
+from capricious.data import storage
+from capricious.faces.image import encode
+from capricious.model.bundle import save_bundle
+from capricious.model.encoder import EncoderConfig, StyleEncoder
+from capricious.model.generator import Generator, GeneratorConfig
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+
+
+def start(job: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(JOBS / job), "--workers", "1", *arguments])
+
+
+def done(out: str) -> list[int]:
+    return done_shards(read_plan(out)) if storage.exists(storage.join(out, PLAN)) else []
+
+
+def test_from_s3_to_s3_with_the_driver_killed(bucket, tmp_path):
+    save_bundle(
+        tmp_path / "random",  # random weights: wiring
+        Generator(GeneratorConfig(resolution=64, width=2, hidden=4)),
+        StyleEncoder(EncoderConfig(resolution=64, width=2)),
+    )
+    for file in (tmp_path / "random").iterdir():
+        storage.write_atomic(f"{bucket}/bundle/{file.name}", file.read_bytes())
+    for shift in range(0, 40, 10):
+        storage.write_atomic(f"{bucket}/portraits/{shift}.jpg", encode(np.roll(astronaut(), shift, 1), "jpeg"))
+    storage.write_atomic(f"{bucket}/portraits/notes.txt", b"no picture")
+    out = f"{bucket}/sweeps"
+    render = ["--source", f"{bucket}/portraits", "--bundle", f"{bucket}/bundle", "--out", out]
+    render += ["--ages", "20,70", "--shard-size", "1"]
+
+    first = start("render.py", *render)
+    while not done(out) and first.poll() is None:
+        time.sleep(0.2)
+    first.kill()
+    first.wait()
+    before = {shard: storage.read(storage.join(out, "ledger", f"part-{shard:05d}.parquet")) for shard in done(out)}
+    assert before
+
+    assert start("render.py", *render).wait() == 3  # the text file fails
+    plan = read_plan(out)
+    assert done_shards(plan) == list(range(5))
+    for shard, ledger in before.items():
+        assert storage.read(storage.join(out, "ledger", f"part-{shard:05d}.parquet")) == ledger
+    report = json.loads(storage.read(f"{out}/report.json"))
+    assert (report["ok"], report["failed"], report["rows"]) == (4, 1, 20)
+    assert b"not-an-image" in storage.read(f"{out}/gallery/failed-0000.js")
+    assert start("verify.py", "--out", out).wait() == 0
+
+    victim = storage.read(f"{out}/manifest-sha256.txt").decode().splitlines()[0].split("  ")[1]
+    storage.write_atomic(f"{out}/{victim}", b"touched")
+    assert start("verify.py", "--out", out).wait() == 1
