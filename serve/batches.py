@@ -9,15 +9,18 @@ import asyncio
 import json
 import secrets
 import shlex
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from capricious.cluster.render import read_ledger
+from capricious.cluster.ledger import done_shards, portraits
+from capricious.cluster.plan import PLAN, Plan, read_plan
 from capricious.data import storage
-from capricious.errors import CapriciousError
 from capricious.render.sweep import Sweep
 from serve.arguments import PortraitArguments
 from serve.places import check_place
@@ -26,6 +29,8 @@ from serve.schemas import BatchBody, BatchRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository: what the job gets as its working directory."""
+
+LINES: dict[str, Any] = {"content": {"application/x-ndjson": {}}, "description": "Rows of the ledger."}
 
 WRITABLE = ("", "s3")
 
@@ -47,10 +52,11 @@ def batches_router(arguments: PortraitArguments) -> APIRouter:
         """How a batch is getting on, from its job and its ledger."""
         return await asyncio.to_thread(batches.status, batch, request.state.caller)
 
-    @router.get("/{batch}/results")
-    async def results(request: Request, batch: str) -> list[dict[str, Any]]:
-        """The ledger so far: what became of each picture, with the files made of it."""
-        return await asyncio.to_thread(batches.results, batch, request.state.caller)
+    @router.get("/{batch}/results", response_class=StreamingResponse, responses={200: LINES})
+    async def results(request: Request, batch: str) -> StreamingResponse:
+        """The ledger so far, as JSON lines: a row for each file, with its sha256 or why it is missing."""
+        rows = await asyncio.to_thread(batches.results, batch, request.state.caller)
+        return StreamingResponse(rows, media_type="application/x-ndjson")
 
     @router.delete("/{batch}", status_code=202)
     async def cancel(request: Request, batch: str) -> BatchBody:
@@ -109,21 +115,22 @@ class Batches:
         """
         details = self._details(batch, caller)
         place = details.metadata
-        done, failed = _progress(place["out"])
+        plan = _plan(place["out"])
         return BatchBody(
             id=batch,
             status=details.status.value.lower(),
             message=details.message or "",
             source=place["source"],
             out=place["out"],
-            pictures=_planned(place["out"]),
-            done=done,
-            failed=failed,
+            pictures=plan and plan.pictures,
+            done=sum(plan.size_of(shard) for shard in done_shards(plan)) if plan else 0,
         )
 
-    def results(self, batch: str, caller: str) -> list[dict[str, Any]]:
-        """Returns the rows of the ledger so far."""
-        return _rows(self._details(batch, caller).metadata["out"])
+    def results(self, batch: str, caller: str) -> Iterator[bytes]:
+        """Returns the rows of the ledger so far as JSON lines; they are read while they are sent."""
+        plan = _plan(self._details(batch, caller).metadata["out"])
+        rows = chain.from_iterable(portraits(plan.out, done_shards(plan))) if plan else iter(())
+        return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
     def cancel(self, batch: str, caller: str) -> BatchBody:
         """Stops a batch, unless it has ended."""
@@ -154,20 +161,6 @@ class Batches:
         return self._client
 
 
-def _planned(out: str) -> int | None:
-    try:
-        return json.loads(storage.read(storage.join(out, "_plan.json")))["pictures"]
-    except FileNotFoundError:
-        return None
-
-
-def _rows(out: str) -> list[dict[str, Any]]:
-    try:
-        return read_ledger(out)
-    except CapriciousError:  # no folder yet
-        return []
-
-
-def _progress(out: str) -> tuple[int, int]:
-    rows = _rows(out)
-    return len(rows), sum(row["status"] == "failed" for row in rows)
+def _plan(out: str) -> Plan | None:
+    """Returns what the job has planned, None before it has."""
+    return read_plan(out) if storage.exists(storage.join(out, PLAN)) else None

@@ -103,7 +103,6 @@ class BatchBody(BaseModel):
     out: str
     pictures: int | None = Field(description="In the collection; null until it has been listed.")
     done: int = Field(description="Pictures in the ledger so far.")
-    failed: int = Field(description="Of these, pictures that could not be rendered.")
 
 
 class FaceBody(BaseModel):

@@ -1,4 +1,4 @@
-"""A service for tests: the real HTTP application on a real port, with a small model of random weights and without Ray."""
+"""A service for tests: the real HTTP application on a real port, with a small random model and without Ray."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 from ray import serve
+from serve_tools import PHOTO, free_port, random_bundle
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
 from capricious.model.bundle import load_bundle
@@ -24,7 +25,6 @@ from capricious.render.scan import read_scan
 from capricious.render.sweep import Sweep
 from serve.app import portrait
 from serve.arguments import PortraitArguments
-from serve_tools import PHOTO, free_port, random_bundle
 
 TOKEN = "a-curator's-long-secret"
 FILE = {"file": ("sitter.jpg", PHOTO)}
