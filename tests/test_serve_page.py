@@ -55,14 +55,14 @@ def url(arguments) -> Iterator[str]:
         yield url
 
 
-def opened(browser, url: str, **options):
+def opened(browser, url: str, path: str = "/", **options):
     """Opens the page; whatever it logs as an error, or asks of another host, fails the test at the end."""
     page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}, **options})
     page.wrong = []
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
     page.on("request", lambda r: r.url.startswith((url, "data:", "blob:")) or page.wrong.append(r.url))
     page.set_default_timeout(90_000)
-    page.goto(url)
+    page.goto(url + path)
     return page
 
 
@@ -73,7 +73,7 @@ def photographed(page, name: str) -> None:
 
 def rendered(page) -> None:
     """Waits until every age of the slider is there."""
-    page.wait_for_function("document.querySelectorAll('#ready i.is').length === 15")
+    page.wait_for_selector("#ready:not(:has(i:not(.is)))", state="attached")
 
 
 def test_a_curator_drops_a_portrait_and_drags_the_slider(browser, url, portrait):
@@ -191,7 +191,7 @@ def test_everything_has_a_name_for_a_screen_reader(browser, url, portrait):
 
 
 def test_the_manual_shows_every_route(browser, url):
-    page = opened(browser, f"{url}/docs")
+    page = opened(browser, url, "/docs")
     page.wait_for_selector("section")
     text = page.inner_text("main")
     for route in ("/v1/annotations", "/v1/sweeps", "/v1/renders", "/v1/batches", "/healthz"):
