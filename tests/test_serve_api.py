@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from serve_tools import NOTE, PHOTO, random_bundle, running
 from skimage.data import astronaut
 
 from capricious.client import Client, ServiceProblem
@@ -21,7 +22,6 @@ from capricious.model.bundle import load_bundle
 from capricious.render.provenance import read_stamp
 from serve.arguments import PortraitArguments
 from serve.gates import ENVELOPE
-from serve_tools import NOTE, PHOTO, random_bundle, running
 
 MEGABYTE = 2**20
 

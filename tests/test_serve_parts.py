@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from model_tools import random_labels
 from pydantic import ValidationError
+from serve_tools import PHOTO, random_bundle, running
 
 from capricious.annotate.pose import pose_of
 from capricious.data.records import Face
@@ -17,7 +18,6 @@ from serve.caching import SizedCache
 from serve.gates import Rate, tokens_from_environment
 from serve.places import Prefix, check_place
 from serve.shared_chunks import SharedChunkRenderer
-from serve_tools import PHOTO, random_bundle, running
 
 
 def face(seed: int) -> Face:
@@ -174,8 +174,19 @@ def test_all_other_places_are_refused(place):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["http://169.254.169.254/", "http://127.0.0.1:9000/", "http://[::1]/", "http://2130706433/", "http://localhost/x"]
-    + ["http://10.0.0.7/", "http://metadata.google.internal/", "http://0x7f000001/", "file:///", "relative", "*"],
+    [
+        "http://169.254.169.254/",
+        "http://127.0.0.1:9000/",
+        "http://[::1]/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://localhost/x",
+        "http://10.0.0.7/",
+        "http://metadata.google.internal/",
+        "file:///",
+        "relative",
+        "*",
+    ],
 )
 def test_an_operator_cannot_allow_what_leads_into_the_private_network_or_means_nothing(prefix):
     with pytest.raises(ValidationError, match="an address must"):
