@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from skimage.data import astronaut
 
 from capricious.cluster.ledger import done_shards
