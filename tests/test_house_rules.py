@@ -15,6 +15,7 @@ LEVEL = {
     "errors": 0,
     "config": 1,
     "weights": 1,
+    "client": 1,
     "faces": 2,
     "data": 3,
     "model": 3,

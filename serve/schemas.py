@@ -1,0 +1,156 @@
+"""What goes in and out: the parameters and answers that make up the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from capricious.render.sweep import Sweep
+
+Composite = Literal["face", "painting"]
+PictureFormat = Literal["png", "jpeg", "webp"]
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+OWN_AGE = "own"
+
+
+class Upload(BaseModel):
+    """A picture: JPEG, PNG, WebP, TIFF, GIF, BMP, JPEG 2000 or AVIF, told apart by content."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile = Field(description="The picture, a photograph or a painting with a visible face.")
+
+
+class RenderRequest(Upload):
+    """One picture, one variant."""
+
+    age: float | None = Field(None, ge=0, le=120, description="Years; default: the sitter's own age.", examples=[70])
+    gender: Literal["female", "male"] | None = Field(None, description="Default: the sitter's own.")
+    glasses: Literal["none", "reading", "sun"] | None = Field(None, description="Default: the sitter's own.")
+    sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
+    composite: Composite = Field("painting", description="The whole picture, or one aligned face.")
+    face: int = Field(0, ge=0, le=1000, description="Which face, largest first, for composite=face.")
+    picture_format: PictureFormat = Field("png", description="File format of the answer.")
+
+    def sweep(self) -> Sweep:
+        """Returns the sweep that has the variant that is asked for, last."""
+        return Sweep(
+            () if self.age is None else (self.age,),
+            () if self.gender is None else (self.gender,),
+            () if self.glasses is None else (self.glasses,),
+        )
+
+
+class SweepRequest(Upload):
+    """One picture, many variants: the cross product of ages, genders and glasses."""
+
+    ages: str | None = Field(
+        None,
+        max_length=400,
+        description='"from:to:step" or "20,35,70", in the order of the answer; "own" leaves the age alone. '
+        "Default: 10:80:10.",
+        examples=["20:80:15"],
+    )
+    genders: str = Field("", max_length=100, description="Of female,male; default: the sitter's own.")
+    glasses: str = Field("", max_length=100, description="Of none,reading,sun; default: the sitter's own.")
+    sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
+    format: Literal["sheet", "gif", "zip", "multipart", "ndjson"] = Field(
+        "sheet",
+        description="Contact sheet (PNG), animation (GIF), ZIP of pictures; multipart and ndjson send each variant as "
+        "soon as it is rendered.",
+    )
+    composite: Composite | None = Field(
+        None, description="Whole pictures or faces; default: faces on a sheet, else whole pictures."
+    )
+    picture_format: PictureFormat = Field("webp", description="File format of pictures in zip, multipart and ndjson.")
+    preview: int = Field(
+        0, ge=0, le=4096, description="Longer side of whole pictures in pixels, at most; 0: as uploaded."
+    )
+
+    def sweep(self) -> Sweep:
+        """Returns the sweep that is asked for.
+
+        Raises:
+            ConfigError: it cannot be.
+        """
+        ages = "" if (self.ages or "").strip().lower() == OWN_AGE else self.ages
+        return Sweep.parse(ages, self.genders, self.glasses)
+
+
+class BatchRequest(BaseModel):
+    """A collection to be rendered as a job on the cluster (jobs/render.py)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(max_length=1000, description="The collection.", examples=["s3://museum/portraits"])
+    out: str = Field(max_length=1000, description="Where results go.", examples=["s3://museum/sweeps"])
+    ages: str = Field("10:80:10", max_length=400, examples=["20:80:15"])
+    genders: str = Field("", max_length=100)
+    glasses: str = Field("", max_length=100)
+    limit: int = Field(0, ge=0, le=10_000_000, description="Render only so many, spread over the collection; 0: all.")
+
+
+class BatchBody(BaseModel):
+    """How a batch is getting on."""
+
+    id: str = Field(examples=["render-1f0c2b9d4e6a"])
+    status: Literal["pending", "running", "stopped", "succeeded", "failed"]
+    message: str = Field(description="What the job server says; empty when there is nothing to say.")
+    source: str
+    out: str
+    pictures: int | None = Field(description="In the collection; null until it has been listed.")
+    done: int = Field(description="Pictures in the ledger so far.")
+
+
+class FaceBody(BaseModel):
+    """One face as annotated."""
+
+    quad: list[list[float]] = Field(description="Corners of the crop in the picture: 4 × (x, y) pixels.")
+    landmarks: list[list[float]] = Field(description="68 × (x, y) pixels of the picture, in the order of iBUG.")
+    pose: list[float] = Field(description="Yaw, pitch and roll of the head in degrees.")
+    attributes: dict[str, Any] = Field(
+        description="What is known of the sitter.", examples=[{"age": 34.0, "gender": 0.1, "glasses": "none"}]
+    )
+    attribute_source: dict[str, str | None] = Field(description="label, estimated or null for each attribute.")
+    detection_score: float
+    landmark_score: float
+    resolution_score: float = Field(description="Pixels of the picture per pixel of the crop.")
+    inside_score: float = Field(description="Share of the crop inside of the picture.")
+    image: str = Field(description="The aligned crop, PNG, base64.")
+    label_map: str = Field(description="Classes of the crop's pixels, PNG of class indices, base64.")
+
+
+class AnnotationBody(BaseModel):
+    """A picture with its faces, largest first."""
+
+    source_sha256: str
+    width: int
+    height: int
+    classes: list[str] = Field(description="Names of the label map's classes.")
+    faces: list[FaceBody]
+
+
+class LimitsBody(BaseModel):
+    """What the service takes on."""
+
+    max_upload_mb: int
+    max_megapixels: int
+    max_variants: int
+    max_faces: int
+    timeout_s: float
+    rate_per_minute: float
+
+
+class BundleBody(BaseModel):
+    """The model and what it can be asked for."""
+
+    sha256: str
+    bundle: dict[str, Any] = Field(description="The content of bundle.json: architecture, training, licence.")
+    ages: list[float] = Field(description="Lowest and highest, in years.")
+    genders: list[str]
+    glasses: list[str]
+    limits: LimitsBody
+    batches: bool = Field(description="Whether batches are on.")
