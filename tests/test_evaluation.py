@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -234,12 +235,21 @@ def bundle(tmp_path_factory):
     return folder
 
 
-def test_a_folder_of_pictures_is_prepared_scored_and_resumed(ray_cluster, pictures, bundle, tmp_path):
-    out = tmp_path / "out"
-    config = EvaluateConfig(
-        out=str(out), bundles=(str(bundle),), paintings=(str(pictures),), ages="20,40,60", workers=1, shard_size=1
+@pytest.fixture(scope="module")
+def config(pictures, bundle, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("evaluation") / "out")
+    return EvaluateConfig(
+        out=out, bundles=(str(bundle),), paintings=(str(pictures),), ages="20,60", workers=1, shard_size=1
     )
-    outcome = evaluate(config)
+
+
+@pytest.fixture(scope="module")
+def outcome(ray_cluster, config):
+    return evaluate(config)
+
+
+def test_a_folder_of_pictures_is_prepared_scored_and_resumed(outcome, config, bundle):
+    out = Path(config.out)
     assert (outcome.portraits, outcome.measured, outcome.exit_code(0.1)) == (2, 2, 0)
     report = json.loads((out / "report.json").read_text())
     name = bundle.parent.name
@@ -259,36 +269,29 @@ def test_a_folder_of_pictures_is_prepared_scored_and_resumed(ray_cluster, pictur
     assert evaluate(config).report == outcome.report
     assert {path: path.read_bytes() for path in before} == before and first.stat().st_mtime_ns == untouched
     with pytest.raises(CapriciousError, match="another ages"):
-        evaluate(replace(config, ages="20,40"))
+        evaluate(replace(config, ages="20,70"))
 
 
 def read_rows(shard) -> list[dict]:
     return read_table(str(shard)).to_pylist()
 
 
-def test_training_images_are_refused_unless_asked_for_and_a_damaged_portrait_is_told(
-    ray_cluster, pictures, bundle, tmp_path
-):
-    prepared = tmp_path / "first"
-    config = EvaluateConfig(
-        out=str(prepared), bundles=(str(bundle),), photographs=(str(pictures),), ages="20,60", workers=1
-    )
-    evaluate(config)
-    folder = str(prepared / "prepared" / "photographs-0")
+def test_training_images_are_refused_unless_asked_for_and_a_damaged_portrait_is_told(outcome, config, tmp_path):
+    folder = str(Path(config.out) / "prepared" / "paintings-0")
     dataset = PreparedDataset(folder, None)
     names = picture_names(dataset.portrait(i).id for i in range(len(dataset)))
     seen = tmp_path / "seen" / "bundle"
     networks = Generator(tiny()), StyleEncoder(EncoderConfig(64, 2, 8))
     save_bundle(seen, *networks, training_pictures=names[:1])
-    again = replace(config, out=str(tmp_path / "second"), bundles=(str(seen),))
+    again = replace(config, out=str(tmp_path / "out"), bundles=(str(seen),), paintings=(folder,), split="all")
     with pytest.raises(CapriciousError, match="1 of the 2 portraits are among the training images of seen"):
         evaluate(again)
-    shard = next(uri for uri in sorted((prepared / "prepared/photographs-0/portraits").iterdir()) if read_rows(uri))
+    shard = next(uri for uri in sorted(Path(folder, "portraits").iterdir()) if read_rows(uri))
     write_table(str(shard), [{**row, "image": b"damaged"} for row in read_rows(shard)], PORTRAIT_SCHEMA)
-    outcome = evaluate(replace(again, allow_training_images=True))
-    assert (outcome.measured, outcome.reasons, outcome.exit_code(0.1)) == (1, {"decode: not-an-image": 1}, 1)
-    assert outcome.report["bundles"]["seen"]["training_images"] == 1
-    assert "seen was trained on 1 of these 2 portraits" in (tmp_path / "second" / "report.html").read_text()
+    found = evaluate(replace(again, allow_training_images=True))
+    assert (found.measured, found.reasons, found.exit_code(0.1)) == (1, {"decode: not-an-image": 1}, 1)
+    assert found.report["bundles"]["seen"]["training_images"] == 1
+    assert "seen was trained on 1 of these" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_folder_without_faces_is_told(ray_cluster, bundle, tmp_path):

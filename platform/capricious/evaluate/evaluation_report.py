@@ -127,8 +127,10 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"The judge itself is {real['mae']['value']:.1f} years off on {number(real['mae']['n'])} of these "
             "portraits whose ages are known: of an age error of that order, much is its own. "
-            f"Its own slope on them is {text_of(real['slope'], 'age/slope')}: perfect renders would show about that."
         )
+        if real["slope"]["value"] is not None:
+            slope = text_of(real["slope"], "age/slope")
+            yield f"The judge's own slope on real portraits is {slope}: perfect renders would show about that."
 
 
 def _of_all(report: Mapping[str, Any], subject: str, key: str) -> str:
