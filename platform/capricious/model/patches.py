@@ -3,7 +3,7 @@
 Two 3×3 convolutions lie between labels and modulation, so γ and β at a pixel are a function of the 5×5 labels
 around it; and label maps repeat themselves: inside a region, along a straight edge, at the corners of boxes, in
 all maps of a batch. Of the 65,536 pixels of four maps at 128 px, about 1 % have a 3×3 neighbourhood of their own,
-and about 5 % a 5×5 one. The rest of the work is to copy rows to where they belong.
+and 4 % a 5×5 one. The rest of the work is to copy rows to where they belong.
 
 A 3×3 convolution is the sum of nine matrix products, one for each tap, and each of them is a function of the one
 row that the tap reads: `PatchConvolution` multiplies every distinct row with every tap, and adds up nine products
@@ -26,8 +26,8 @@ OUTSIDE = K
 """The label of everything beyond the border of the picture."""
 
 AUTO_SHARE = 0.4
-"""Largest `Patches.share` at which patches are faster than plain convolutions on a CPU: below it they win at every
-resolution and width measured (benchmarks/results/train_step.md)."""
+"""`Patches.share` up to which patches are worth it on a CPU: twice as fast as convolutions at 0.35, but by a fifth only
+at 0.65 (benchmarks/results/train_step.md)."""
 
 
 @dataclass(frozen=True)
