@@ -115,7 +115,6 @@ def test_who_has_no_token_gets_in_nowhere_and_who_has_one_at_its_rate(bundle_fol
         for wrong in (
             None,
             "Bearer",
-            "Bearer ",
             "Bearer 0123456789abcdeg",
             "Basic 0123456789abcdef",
             "0123456789abcdef",

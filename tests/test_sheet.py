@@ -145,6 +145,6 @@ def test_save_writes_by_suffix_and_leaves_nothing_else(tmp_path: Path) -> None:
         path = save(RED, tmp_path / name)
         assert decode(path.read_bytes(), name=name).shape == RED.shape
     assert save(gif([RED]), tmp_path / "d.gif").read_bytes().startswith(b"GIF89a")
-    with pytest.raises(ValueError, match="png, jpeg or webp"):
-        save(RED, tmp_path / "e.tiff")
+    with pytest.raises(ValueError, match="png, jpeg, webp or tiff"):
+        save(RED, tmp_path / "e.bmp")
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.png", "b.webp", "c.jpg", "d.gif"]
