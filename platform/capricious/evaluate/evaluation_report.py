@@ -126,7 +126,7 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
     if real:
         yield (
             f"The judge itself is {real['mae']['value']:.1f} years off on {number(real['mae']['n'])} of these "
-            "portraits whose ages are known: of an age error of that order, much is its own. "
+            "portraits whose ages are known: of an age error of that order, much is its own."
         )
         if real["slope"]["value"] is not None:
             slope = text_of(real["slope"], "age/slope")
