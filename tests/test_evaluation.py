@@ -276,7 +276,6 @@ def read_rows(shard) -> list[dict]:
     return read_table(str(shard)).to_pylist()
 
 
-@pytest.mark.slow
 def test_training_images_are_refused_unless_asked_for_and_a_damaged_portrait_is_told(outcome, config, tmp_path):
     folder = str(Path(config.out) / "prepared" / "paintings-0")
     dataset = PreparedDataset(folder, None)
