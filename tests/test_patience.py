@@ -44,10 +44,8 @@ def port(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     storage._filesystem.cache_clear()
-    storage.s3fs.S3FileSystem.clear_instance_cache()
     yield port
     storage._filesystem.cache_clear()
-    storage.s3fs.S3FileSystem.clear_instance_cache()
 
 
 def serve(port: int) -> ThreadingHTTPServer:

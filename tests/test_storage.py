@@ -147,3 +147,16 @@ def test_a_bundle_sized_folder_is_downloaded(root, tmp_path):
 def test_other_schemes_are_refused():
     with pytest.raises(CapriciousError, match="cannot open http:// addresses; must be a path or one of file, s3"):
         storage.read("http://example.org/a.jpg")
+
+
+def test_the_store_is_the_one_that_the_environment_names(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    storage._filesystem.cache_clear()
+    first, _ = storage.locate("s3://museum")
+    first.connect()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
+    storage._filesystem.cache_clear()
+    second, _ = storage.locate("s3://museum")
+    second.connect()
+    storage._filesystem.cache_clear()
+    assert (first.s3.meta.endpoint_url, second.s3.meta.endpoint_url) == ("http://127.0.0.1:1", "http://127.0.0.1:2")

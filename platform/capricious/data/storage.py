@@ -31,7 +31,8 @@ def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
     if scheme not in SCHEMES:
         raise CapriciousError(f"cannot open {scheme}:// addresses; must be a path or one of {', '.join(SCHEMES)}")
     # A remembered listing would hide what other processes have written since, and grows with the collection.
-    filesystem = fsspec.filesystem(scheme, use_listings_cache=False)
+    # fsspec's memory of instances ignores the environment: it would answer with the store of an earlier endpoint.
+    filesystem = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     if scheme == "s3":
         filesystem.retries = S3_ATTEMPTS
         s3fs.core.set_custom_error_handler(_may_pass)
