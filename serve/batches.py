@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import shlex
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from capricious.cluster.ledger import done_shards, portraits
@@ -26,6 +29,8 @@ from serve.arguments import PortraitArguments
 from serve.places import check_place
 from serve.problems import Problem
 from serve.schemas import BatchBody, BatchRequest
+
+log = logging.getLogger("ray.serve")
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository: what the job gets as its working directory."""
@@ -97,7 +102,8 @@ class Batches:
             "--glasses": asked.glasses,
             "--limit": str(asked.limit),
         }
-        command = ["python", "jobs/render.py", *(word for flag, value in flags.items() for word in (flag, value))]
+        # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.
+        command = [sys.executable, "jobs/render.py", *(word for flag, value in flags.items() for word in (flag, value))]
         job = f"render-{secrets.token_hex(6)}"
         client.submit_job(
             entrypoint=shlex.join(command),
@@ -155,8 +161,9 @@ class Batches:
         if self._client is None:
             try:
                 self._client = JobSubmissionClient(self.arguments.jobs_address)
-            except (ConnectionError, RuntimeError) as error:
-                detail = f"the cluster's job server does not answer at {self.arguments.jobs_address}"
+            except (ConnectionError, RuntimeError, AuthenticationError) as error:
+                log.error("no job server at %s: %s", self.arguments.jobs_address, error)
+                detail = f"the cluster's job server does not answer at {self.arguments.jobs_address}, or not to us"
                 raise Problem(503, "no-job-server", detail, stage="batch") from error
         return self._client
 

@@ -53,6 +53,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body cannot be read.",
         401: "A token is needed.",
+        403: "Batches are off.",
+        404: "No such batch.",
         408: "The upload took too long.",
         413: "The upload is too large.",
         415: "Not a picture format, or not the right kind of body.",
