@@ -244,7 +244,8 @@ def portraits(data: str | None, batch: int, device: str) -> Batch:
     image = torch.rand(batch, 3, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
     maps = torch.stack([torch.from_numpy(_head(generator)) for _ in range(batch)])
     attributes = torch.rand(batch, VECTOR_SIZE, generator=generator)
-    return Batch(image.to(device), maps.to(device), attributes.to(device))
+    inside = torch.ones(maps.shape, dtype=torch.bool)
+    return Batch(image.to(device), maps.to(device), inside.to(device), attributes.to(device))
 
 
 def _head(generator: torch.Generator) -> np.ndarray:

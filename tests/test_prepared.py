@@ -15,6 +15,7 @@ def a_portrait(number: int, split: str = "train") -> Portrait:
     return Portrait(
         id=portrait_id(bytes([number]), 0),
         source_uri=f"s3://museum/{number}.jpg",
+        source_size=(640, 480),
         face=0,
         split=split,
         image=rng.bytes(30),

@@ -34,9 +34,9 @@ def test_ray_data_decodes_what_a_worker_would_have_decoded(data):
         rows = list(Share(12, 6, rank, 2).decode({"id": np.arange(3)}, stream))
         for step, row in enumerate(rows):
             expected = source.batch(12 + 6 * step)
-            found = as_batch(*(torch.from_numpy(row[name]) for name in ("image", "label_map", "attributes")))
+            found = as_batch(*(torch.from_numpy(row[name]) for name in ("image", "label_map", "inside", "attributes")))
             assert row["position"].tolist() == [12 + 6 * step + 3 * rank + i for i in range(3)]
-            for name in ("image", "label_map", "attributes"):
+            for name in ("image", "label_map", "inside", "attributes"):
                 assert torch.equal(getattr(found, name), getattr(expected, name))
 
 

@@ -116,6 +116,16 @@ def test_batches_hold_the_pixels_and_labels_of_the_portraits():
     assert torch.equal(batch.attributes[0], torch.from_numpy(portrait.attributes.vector()))
 
 
+def test_a_crop_knows_where_it_leaves_its_picture():
+    portrait = made_up_portraits(1)[0]
+    half = SIZE / 2
+    quad = np.float32([[-half, 0], [-half, SIZE], [half, SIZE], [half, 0]])  # its left half lies beyond the edge
+    beyond = replace(portrait, quad=quad, source_size=(SIZE, SIZE), inside_score=0.5)
+    batch = BatchSource(Listed([portrait, beyond]), resolution=SIZE, batch_size=2, seed=0).take(np.array([0, 1]))
+    assert batch.inside[0].all()
+    assert not batch.inside[1, :, : SIZE // 2].any() and batch.inside[1, :, SIZE // 2 :].all()
+
+
 def test_ranks_share_the_global_batch():
     whole = source().batch(12)
     halves = [source(rank=rank, world_size=2).batch(12) for rank in (0, 1)]
@@ -416,6 +426,16 @@ def test_projection_discriminator_sees_what_was_asked():
     own, requested = batch.attributes, augment.request(batch.attributes, drawn)
     expected = [torch.cat([own, requested, own]), torch.cat([own, requested]), own]
     assert all(torch.equal(a, e) for a, e in zip(asked, expected, strict=True))
+
+
+def test_what_lies_beyond_the_picture_teaches_nothing():
+    config = tiny_config(pixel=1.0)
+    batch = source().batch(0)
+    nothing = replace(batch, inside=torch.zeros_like(batch.inside))
+    step = game(config)
+    log = step(nothing, draws(config))
+    assert log["pixel"] == 0 and log["feature_matching"] == 0 and log["identity"] == 0
+    assert step(batch, draws(config))["pixel"] > 0
 
 
 def test_lazy_penalty_comes_every_few_steps_and_counts_for_all_of_them():

@@ -55,6 +55,7 @@ def made_up_portraits(count: int, seed: int = 0, held_out: int = 0) -> list[Port
             Portrait(
                 id=f"{i:064d}-0",
                 source_uri=f"made-up-{i}.png",
+                source_size=(SIZE, SIZE),
                 face=0,
                 split="test" if i < held_out else "train",
                 image=_png(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)),

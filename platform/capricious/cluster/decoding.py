@@ -86,11 +86,9 @@ class Share:
         for step in steps["id"].tolist():
             position = self._position + step * self._batch_size + self._offset
             indices = stream.indices(position, self._size)
-            images, label_maps = stream.decode(indices)
             yield {
                 "position": np.arange(position, position + self._size),
-                "image": images,
-                "label_map": label_maps,
+                **stream.decode(indices)._asdict(),
                 "attributes": stream.attributes[indices],
             }
 
@@ -111,5 +109,5 @@ def batches_from_ray(config: TrainingConfig, position: int, device: torch.device
                 f"pictures from number {found} on came where {expected} was due: somebody else has written a "
                 "checkpoint into this run meanwhile; stop that, and start the same command again"
             )
-        yield as_batch(rows["image"], rows["label_map"], rows["attributes"])
+        yield as_batch(rows["image"], rows["label_map"], rows["inside"], rows["attributes"])
         expected += config.batch_size

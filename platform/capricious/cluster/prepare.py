@@ -109,12 +109,17 @@ class AnnotateShard(ShardWorker):
         faces = self.annotator.annotate(picture, source.labels)
         with self.stopwatch.stage("encode"):
             split = split_of(content_sha256(picture), self.config.test_share)
-            return [self._portrait(source, data, face, index, split) for index, face in enumerate(faces)]
+            height, width = picture.shape[:2]
+            found = enumerate(faces)
+            return [self._portrait(source, data, (width, height), face, index, split) for index, face in found]
 
-    def _portrait(self, source: Source, data: bytes, face: Face, index: int, split: str) -> Portrait:
+    def _portrait(
+        self, source: Source, data: bytes, size: tuple[int, int], face: Face, index: int, split: str
+    ) -> Portrait:
         return Portrait(
             id=portrait_id(data, index),
             source_uri=source.uri,
+            source_size=size,
             face=index,
             split=split,
             image=encode(face.image, "webp", quality=self.config.quality),

@@ -16,7 +16,7 @@ from capricious.errors import Rejection
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _ATTRIBUTES = pa.struct(
     [
@@ -33,6 +33,7 @@ PORTRAIT_SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # sha256 of the source bytes, "-", index of the face
         ("source_uri", pa.string()),
+        ("source_size", pa.list_(pa.int32(), 2)),  # width and height of the picture, source pixels
         ("face", pa.int32()),  # index of the face in the picture, largest first
         ("split", pa.string()),  # train | test
         ("image", pa.binary()),  # aligned crop, encoded
@@ -90,12 +91,13 @@ class Portrait:
     """One face of one picture, ready for training or rendering.
 
     `image` and `label_map` are encoded bytes (they stay small between stages); `landmarks` is 68×2
-    and `quad` 4×2 float32 in pixels of the source picture; `pose` is 3 float32.
-    The scores are explained in PORTRAIT_SCHEMA.
+    and `quad` 4×2 float32 in pixels of the source picture, whose width and height are `source_size`; `pose`
+    is 3 float32. The scores are explained in PORTRAIT_SCHEMA.
     """
 
     id: str
     source_uri: str
+    source_size: tuple[int, int]
     face: int
     split: str
     image: bytes
@@ -118,6 +120,7 @@ class Portrait:
         row["landmarks"] = np.asarray(self.landmarks, np.float32).ravel().tolist()
         row["quad"] = np.asarray(self.quad, np.float32).ravel().tolist()
         row["pose"] = np.asarray(self.pose, np.float32).tolist()
+        row["source_size"] = list(self.source_size)
         row["attributes"] = asdict(self.attributes)
         return row
 
@@ -128,6 +131,7 @@ class Portrait:
         values["landmarks"] = np.asarray(row["landmarks"], np.float32).reshape(68, 2)
         values["quad"] = np.asarray(row["quad"], np.float32).reshape(4, 2)
         values["pose"] = np.asarray(row["pose"], np.float32)
+        values["source_size"] = tuple(row["source_size"])
         values["attributes"] = Attributes(**row["attributes"])
         return cls(**values)
 

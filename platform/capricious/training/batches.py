@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from PIL import Image
 from capricious.data.records import Portrait
 from capricious.errors import CapriciousError, ConfigError
 from capricious.faces import image as image_io
+from capricious.faces.align import outside_distance
 from capricious.faces.label_map import CLASSES, resize_label_map
 from capricious.training.balance import Balance, balanced_weights
 from capricious.training.datasets import share_weights
@@ -39,11 +40,13 @@ class Batch:
     Attributes:
         image: B×3×R×R float32, −1…1.
         label_map: B×R×R uint8 of the seven classes.
+        inside: B×R×R bool: where the crop shows its source picture, not what was invented beyond its edge.
         attributes: B×19 float32 (faces.attributes.VECTOR_FIELDS).
     """
 
     image: torch.Tensor
     label_map: torch.Tensor
+    inside: torch.Tensor
     attributes: torch.Tensor
 
 
@@ -84,6 +87,14 @@ class Order:
                 self._permutation = random.choice(self.size, self.size, p=self.weights)
             self._epoch = epoch
         return self._permutation
+
+
+class Decoded(NamedTuple):
+    """Pixels of n portraits: n×3×R×R uint8 images, n×R×R uint8 label maps, n×R×R bool `inside` (see Batch)."""
+
+    image: np.ndarray
+    label_map: np.ndarray
+    inside: np.ndarray
 
 
 class PortraitStream:
@@ -128,14 +139,15 @@ class PortraitStream:
         """Returns which portraits are number `position` … `position + count − 1` of the stream."""
         return self._order.indices(position, count)
 
-    def decode(self, indices: np.ndarray, pool: ThreadPoolExecutor | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns n×3×R×R uint8 images and n×R×R uint8 label maps, decoded by the threads of `pool` if given."""
+    def decode(self, indices: np.ndarray, pool: ThreadPoolExecutor | None = None) -> Decoded:
+        """Returns n portraits, decoded by the threads of `pool` if given."""
         each = map if pool is None else pool.map
-        decoded = list(each(self._decode_one, indices.tolist()))
-        images = np.ascontiguousarray(np.stack([image for image, _ in decoded]).transpose(0, 3, 1, 2))
-        return images, np.stack([label_map for _, label_map in decoded])
+        images, label_maps, inside = zip(*each(self._decode_one, indices.tolist()), strict=True)
+        return Decoded(
+            np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)), np.stack(label_maps), np.stack(inside)
+        )
 
-    def _decode_one(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_one(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return decode_portrait(self.dataset.portrait(index), self.resolution)
 
 
@@ -178,7 +190,7 @@ class BatchSource:
         self.device = torch.device(device)
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
         self.attributes = torch.from_numpy(self.stream.attributes).to(self.device)
-        self._decoded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._decoded: list[torch.Tensor] | None = None
         if decoded_bytes(dataset, resolution) <= memory_budget:
             self._decoded = self._decode(np.arange(len(dataset)))
 
@@ -202,26 +214,26 @@ class BatchSource:
     def take(self, indices: np.ndarray) -> Batch:
         """Returns the given portraits as one batch."""
         at = torch.from_numpy(np.asarray(indices, np.int64)).to(self.device)
-        images, label_maps = self._decode(indices) if self._decoded is None else (t[at] for t in self._decoded)
-        return as_batch(images, label_maps, self.attributes[at])
+        decoded = self._decode(indices) if self._decoded is None else [pixels[at] for pixels in self._decoded]
+        image, label_map, inside = decoded
+        return as_batch(image, label_map, inside, self.attributes[at])
 
-    def _decode(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        images, label_maps = self.stream.decode(indices, self._pool)
-        return torch.from_numpy(images).to(self.device), torch.from_numpy(label_maps).to(self.device)
+    def _decode(self, indices: np.ndarray) -> list[torch.Tensor]:
+        return [torch.from_numpy(pixels).to(self.device) for pixels in self.stream.decode(indices, self._pool)]
 
 
-def as_batch(images: torch.Tensor, label_maps: torch.Tensor, attributes: torch.Tensor) -> Batch:
+def as_batch(images: torch.Tensor, label_maps: torch.Tensor, inside: torch.Tensor, attributes: torch.Tensor) -> Batch:
     """Makes a batch of decoded pixels, 0…255, on the device where they are."""
-    return Batch(images.float() / 127.5 - 1.0, label_maps, attributes)
+    return Batch(images.float() / 127.5 - 1.0, label_maps, inside, attributes)
 
 
 def decoded_bytes(dataset: Portraits, resolution: int) -> int:
-    """Returns how much memory the whole dataset takes when decoded: three bytes of colour and a label a pixel."""
-    return len(dataset) * 4 * resolution**2
+    """Returns how much memory the whole dataset takes when decoded: five bytes a pixel."""
+    return len(dataset) * 5 * resolution**2
 
 
-def decode_portrait(portrait: Portrait, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the R×R×3 uint8 image and the R×R uint8 label map of a portrait.
+def decode_portrait(portrait: Portrait, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the R×R×3 uint8 image and the R×R uint8 label map of a portrait, and where it is `inside` (see Batch).
 
     Raises:
         CapriciousError: the stored label map is not an 8-bit map of the seven classes; names the portrait.
@@ -237,4 +249,11 @@ def decode_portrait(portrait: Portrait, resolution: int) -> tuple[np.ndarray, np
     if image.shape[0] != resolution:
         image = np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.LANCZOS))
         labels = resize_label_map(labels, resolution)
-    return image, labels
+    return image, labels, inside_of(portrait, resolution)
+
+
+def inside_of(portrait: Portrait, resolution: int) -> np.ndarray:
+    """Returns R×R bool: which pixels of a portrait's crop lie inside of its source picture."""
+    if portrait.inside_score >= 1.0:
+        return np.ones((resolution, resolution), bool)
+    return outside_distance(portrait.quad, resolution, *portrait.source_size) == 0.0

@@ -139,6 +139,9 @@ class TrainingConfig:
     """Share of the portraits that are made to look painted (training/painterly.py)."""
     perceptual_network: Literal["vgg16", "vgg19"] = "vgg16"
     """Network of the perceptual loss: Oxford's VGG16, or torchvision's VGG19 as in SPADE, if its host is in reach."""
+    perceptual_pool: int = 1
+    """The perceptual loss compares pictures averaged over squares of this side: 2 costs a quarter, and leaves the
+    finest detail to the discriminator. On a CPU that loss is half of a step."""
     attribute_dropout: float = 0.1
     """Share of attribute groups hidden from the networks, so that unknown ones can be left out later."""
 
@@ -215,7 +218,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         # The networks' own configurations check the shapes.
         self.generator, self.encoder, self.discriminator  # noqa: B018
-        for name in ("batch_size", "log_every", "num_workers", "recalibrate_batches"):
+        for name in ("batch_size", "log_every", "num_workers", "recalibrate_batches", "perceptual_pool"):
             _check_at_least(name, getattr(self, name), 1)
         for name in ("kimg", "lr_generator", "lr_discriminator", "checkpoint_kimg", "snapshot_kimg"):
             _check_positive(name, getattr(self, name))

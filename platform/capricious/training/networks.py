@@ -39,6 +39,11 @@ class Renders(NamedTuple):
     swapped_mean: Tensor | None = None
     guess: Tensor | None = None
 
+    def where(self, inside: Tensor) -> Renders:
+        """Returns the same with the pictures blank (0) outside of `inside`, B×1×R×R bool."""
+        swapped = None if self.swapped is None else self.swapped * inside
+        return self._replace(image=self.image * inside, swapped=swapped)
+
 
 class Autoencoder(nn.Module):
     """Style encoder and generator (and the adversary) as one module: one forward and one gradient exchange a step."""

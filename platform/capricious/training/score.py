@@ -45,10 +45,11 @@ class HeldOutReconstruction:
 
 @torch.no_grad()
 def reconstruction_errors(autoencoder: Autoencoder, batch: Batch) -> list[float]:
-    """Returns each portrait's mean |output − photo|, pixels in 0…255."""
+    """Returns each portrait's mean |output − photo| inside of the photo, pixels in 0…255."""
     mean, _ = autoencoder.encoder(batch.image)
     rendered = autoencoder.generator(batch.label_map, mean, batch.attributes)
-    return (127.5 * (rendered.float() - batch.image).abs()).mean((1, 2, 3)).tolist()
+    errors = 127.5 * (rendered.float() - batch.image).abs().mean(1)
+    return ((errors * batch.inside).sum((1, 2)) / batch.inside.sum((1, 2))).tolist()
 
 
 def held_out_scorer(data: Sequence[str], resolution: int, device: torch.device) -> Scorer | None:

@@ -79,11 +79,15 @@ class GanStep:
             real = painterly(real, draws.paint, self.config.painterly)
         if self.config.channels_last:
             real = real.contiguous(memory_format=torch.channels_last)
+        inside = augment.mirror(batch.inside, draws.flip).unsqueeze(1)
         own = augment.drop_attributes(batch.attributes, draws.dropped)
         requested = augment.request(batch.attributes, draws) if draws.swap else None
 
         with self._autocast(real.device):
             renders = self.autoencoder(real, label_map, own, draws.noise, requested)
+        # Beyond the edge of a tightly cropped photograph the crop was invented: blank in portrait and render alike,
+        # before anybody compares them, it teaches nothing.
+        real, renders = real * inside, renders.where(inside)
         sitters = Sitters(real, batch.attributes, requested)
         judged = self._judged(renders, real, label_map, own, requested, draws.pair, augment_probability)
         log: dict[str, Tensor] = {}
@@ -181,12 +185,15 @@ class GanStep:
     def _perceptual_terms(
         self, perceptual: PerceptualLoss, image: Tensor, swapped: Tensor | None, sitters: Sitters
     ) -> dict[str, Tensor]:
+        def features(pictures: Tensor) -> list[Tensor]:
+            return perceptual.features(avg_pool2d(pictures, self.config.perceptual_pool))
+
         with self._autocast(image.device):
             with torch.no_grad():
-                wanted = perceptual.features(sitters.image)
-            terms = {"perceptual": perceptual.compare(perceptual.features(image), wanted).float()}
+                wanted = features(sitters.image)
+            terms = {"perceptual": perceptual.compare(features(image), wanted).float()}
             if swapped is not None and self.config.swap.identity_features:
-                found = perceptual.features(swapped)
+                found = features(swapped)
                 distance = (found[-1].float() - wanted[-1].float()).abs().mean((1, 2, 3))
                 terms["identity_features"] = sitters.nearer_more(distance, self.config.swap.identity_years)
         return terms
