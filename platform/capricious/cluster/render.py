@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import capricious
 from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
@@ -16,7 +18,7 @@ from capricious.cluster.ledger import Row, done_shards, has_status, read_rows, r
 from capricious.cluster.plan import BatchConfig, Plan, exit_code, make_plan
 from capricious.cluster.publish import publish
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import ShardWorker, run_shards
+from capricious.cluster.shards import ShardWorker, run_shards, tried
 from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
 from capricious.data.collections import Source
@@ -26,10 +28,12 @@ from capricious.errors import Rejection
 from capricious.model.bundle import Bundle, load_bundle
 from capricious.render.composite import CompositeConfig
 from capricious.render.deliverables import Deliverable, DeliverablesConfig
-from capricious.render.picture import render_picture
+from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
 from capricious.render.renderer import Renderer
 from capricious.render.scan import read_scan
 from capricious.render.sweep import Sweep
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,15 @@ class Gate:
         return None
 
 
+GROUP_PIXELS = 50_000_000
+"""Portraits that wait for each other hold no more pixels than that, or there is only one of them."""
+
+WRITE_BEHIND = 4
+"""Files that are being written while the next is made."""
+
+Waiting = tuple[Source, Sitting, bytes]
+
+
 class RenderShard(ShardWorker):
     """Renders one shard of portraits in a Ray Data actor."""
 
@@ -155,7 +168,7 @@ class RenderShard(ShardWorker):
             if source.uri not in rows and (closed := self.gate.check(source)):
                 rows[source.uri] = rows_of(self.plan, source, "skipped", 0, closed)
         todo = [source for source in sources if source.uri not in rows]
-        for source, result in self.attempt(todo, self._write):
+        for source, result in self.each(todo, self._write):
             attempt = attempts.get(source.uri, 0) + 1
             if isinstance(result, dict):
                 rejection = Rejection(result["stage"], result["reason"], result["detail"])
@@ -166,46 +179,91 @@ class RenderShard(ShardWorker):
         failed = sum(found[0]["status"] == "failed" for found in rows.values())
         return {"done": len(rows) - failed, "failed": failed}
 
-    def _write(self, source: Source, data: bytes) -> list[Row]:
-        """Writes the files of one portrait and returns their rows."""
-        rows = []
-        for (product, name, content), facts in self.files(source, data):
-            file = f"{folder_of(source.uri)}/{name}"
-            storage.write_atomic(storage.join(self.out, file), content)
-            row = {
-                "render_id": render_id(self.plan, source.uri, product),
-                "uri": source.uri,
-                "product": product,
-                "status": "ok",
-                "file": file,
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "bytes": len(content),
-                "rights": source.license or None,
-            }
-            rows.append({**row, **facts})
-        return rows
+    def each(
+        self, sources: Iterable[Source], do: Callable[[Source, SweepResult, bytes], Result]
+    ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
+        """Renders each source and does something with its sweep; yields the result, or the row of a reject.
 
-    def files(self, source: Source, data: bytes) -> Iterator[tuple[Deliverable, dict[str, Any]]]:
-        """Makes the files of one portrait, each with what is the same for all of them: faces, source_sha256."""
+        Portraits wait for each other until their faces fill the forward passes of the renderer.
+        """
+        waiting: list[Waiting] = []
+        for source, found in self.attempt(sources, self._sit):
+            if isinstance(found, dict):
+                yield source, found
+                continue
+            waiting.append((source, *found))
+            pixels = sum(sitting.scan.srgb.size // 3 for _, sitting, _ in waiting)
+            if pixels > GROUP_PIXELS or sum(len(sitting.faces) for _, sitting, _ in waiting) >= FACES:
+                yield from self._together(waiting, do)
+                waiting = []
+        if waiting:
+            yield from self._together(waiting, do)
+
+    def _sit(self, source: Source, data: bytes) -> tuple[Sitting, bytes]:
         with self.stopwatch.stage("decode"):
             scan = read_scan(data, name=source.uri)
         source_sha256 = hashlib.sha256(data).hexdigest()
         with self.stopwatch.stage("annotate"):
             faces = self._faces(source, source_sha256, scan.srgb)
+        return Sitting(scan, tuple(faces), source_sha256, source.uri), data
+
+    def _together(
+        self, waiting: list[Waiting], do: Callable[[Source, SweepResult, bytes], Result]
+    ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
+        together = tried(waiting[0][0].uri, self._render, [sitting for _, sitting, _ in waiting])
+
+        def finish(number: int) -> Result:
+            source, sitting, data = waiting[number]
+            # Where they failed together, whose fault it was shows when each is rendered alone.
+            result = self._render([sitting])[0] if isinstance(together, dict) else together[number]
+            return do(source, result, data)
+
+        for number, (source, _, _) in enumerate(waiting):
+            yield source, tried(source.uri, finish, number)
+
+    def _render(self, sittings: list[Sitting]) -> list[SweepResult]:
+        config = self.config
         with self.stopwatch.stage("render"):
-            result = render_picture(
-                scan,
-                faces,
-                self.renderer,
-                self.config.sweep,
-                source_sha256=source_sha256,
-                source_uri=source.uri,
-                composite=self.config.composite,
-                style=self.style,
-            )
-        facts = {"faces": len(faces), "source_sha256": source_sha256}
-        for deliverable in self.config.deliverables.files(result, data, folder_of(source.uri)):
-            yield deliverable, facts
+            return render_pictures(sittings, self.renderer, config.sweep, composite=config.composite, style=self.style)
+
+    def files(self, result: SweepResult, data: bytes) -> Iterator[Deliverable]:
+        """Makes the files of one portrait, one after the other."""
+        files = self.config.deliverables.files(result, data, folder_of(result.source_uri))
+        while True:
+            with self.stopwatch.stage("make"):
+                file = next(files, None)
+            if file is None:
+                return
+            yield file
+
+    def _write(self, source: Source, result: SweepResult, data: bytes) -> list[Row]:
+        """Writes the files of one portrait, each while the next is being made, and returns their rows."""
+        rows: list[Row] = []
+        writing: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(WRITE_BEHIND) as threads:
+            for product, name, content in self.files(result, data):
+                file = f"{folder_of(source.uri)}/{name}"
+                if len(writing) == WRITE_BEHIND:  # files of a scan are large: not all of them wait in memory
+                    with self.stopwatch.stage("write"):
+                        writing.popleft().result()
+                writing.append(threads.submit(storage.write_atomic, storage.join(self.out, file), content))
+                row = {
+                    "render_id": render_id(self.plan, source.uri, product),
+                    "uri": source.uri,
+                    "product": product,
+                    "status": "ok",
+                    "file": file,
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "bytes": len(content),
+                    "faces": len(result.faces),
+                    "source_sha256": result.source_sha256,
+                    "rights": source.license or None,
+                }
+                rows.append(row)
+            with self.stopwatch.stage("write"):
+                for written in writing:
+                    written.result()
+        return rows
 
     def _faces(self, source: Source, source_sha256: str, picture: Any) -> list[Face]:
         if self.prepared is not None:

@@ -55,17 +55,14 @@ class ShardWorker:
         self, sources: Iterable[Source], do: Callable[[Source, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
         """Reads each source and does it; yields its result, or its row for the rejects table."""
+
+        def read_and_do(source: Source, data: Future[bytes]) -> Result:
+            with self.stopwatch.stage("read"):
+                content = _content(data)
+            return do(source, content)
+
         for source, data in self._read_ahead(sources):
-            try:
-                with bugs_as_rejections(source.uri):
-                    with self.stopwatch.stage("read"):
-                        content = _content(data)
-                    result = do(source, content)
-                yield source, result
-            except Rejection as rejection:
-                yield source, reject_row(source.uri, rejection)
-            except OSError as error:  # not this picture's fault but the machine's: a full disk
-                raise CapriciousError(f"{error}; put that right and run the same command again to go on") from error
+            yield source, tried(source.uri, read_and_do, source, data)
 
     def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
@@ -75,6 +72,21 @@ class ShardWorker:
                 if len(waiting) > self.READ_AHEAD:
                     yield waiting.popleft()
             yield from waiting
+
+
+def tried(uri: str, do: Callable[..., Result], *arguments: Any) -> Result | dict[str, str]:
+    """Calls do(*arguments) on behalf of one picture; returns its result, or the picture's row for the rejects table.
+
+    Raises:
+        CapriciousError: what happened is not this picture's fault but the machine's, e.g. a full disk.
+    """
+    try:
+        with bugs_as_rejections(uri):
+            return do(*arguments)
+    except Rejection as rejection:
+        return reject_row(uri, rejection)
+    except OSError as error:
+        raise CapriciousError(f"{error}; put that right and run the same command again to go on") from error
 
 
 @contextmanager

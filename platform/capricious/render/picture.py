@@ -6,7 +6,8 @@ Because they share it, the same request gives the same pixels from both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -25,11 +26,31 @@ from capricious.render.video import video
 FACES = 4
 """Faces of one picture that are rendered together."""
 
+PREVIEW = 512
+"""Longer side of an animation in pixels. The paintings of a picture no larger than that are made once and kept."""
+
 FRAME_SECONDS = 0.35
 """How long one age is shown in an animation."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print well
+class Sitting:
+    """A picture that is ready to be rendered.
+
+    Attributes:
+        scan: the picture.
+        faces: as Annotator.annotate found them in scan.srgb, largest first.
+        source_sha256: hash of the file that the picture came from, for the provenance.
+        source_uri: of that file, likewise; nothing for an upload.
+    """
+
+    scan: Scan
+    faces: tuple[Face, ...]
+    source_sha256: str
+    source_uri: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
     """The rendered sweep of one picture. Faces are rendered; whole paintings are made when asked for.
 
@@ -51,6 +72,7 @@ class SweepResult:
     bundle_sha256: str
     composite: CompositeConfig = DIFFERENCE
     source_uri: str = ""
+    _kept: dict[str, Scan] = field(default_factory=dict, init=False)
 
     @property
     def title(self) -> str:
@@ -72,9 +94,11 @@ class SweepResult:
         In the "source" variant nothing differs from the sitter, so it is the picture itself.
         """
         index, source = self._index(name), self._index(SOURCE)
-        painting = self.scan
         if index == source:
-            return painting
+            return self.scan
+        if name in self._kept:
+            return self._kept[name]
+        painting = self.scan
         # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
         for face, renders in reversed(list(zip(self.faces, self.renders, strict=True))):
             painting = paste_into(
@@ -85,6 +109,8 @@ class SweepResult:
                 mode=self.composite.mode,
                 strength=self.composite.strength,
             )
+        if max(self.picture.shape) <= PREVIEW:
+            self._kept[name] = painting
         return painting
 
     def paintings(self) -> Iterator[tuple[Variant, Scan]]:
@@ -127,9 +153,9 @@ class SweepResult:
                 labels.append(" · ".join(part for part in (who, how) if part))
         columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
         sheet = contact_sheet(rows, labels, columns, caption=NOTICE)
-        return self._stamped(encode(sheet, "png"), self.sweep.variants())
+        return self._stamped(encode(sheet, "png", compression=3), self.sweep.variants())
 
-    def animation(self, longest: int = 512, format: str = "gif") -> bytes:
+    def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
         """Returns the whole picture going through the ages and back, look by look, as a stamped "gif", "mp4" or "webm".
 
         A film says what it is in its comment.
@@ -177,19 +203,44 @@ def render_picture(
     source_uri: str = "",
     style: Face | None = None,
 ) -> SweepResult:
-    """Renders a sweep of every face of a picture. The same arguments give the same bytes.
+    """Renders a sweep of every face of one picture: see render_pictures() and Sitting."""
+    sitting = Sitting(scan, tuple(faces), source_sha256, source_uri)
+    return render_pictures([sitting], renderer, sweep, composite=composite, style=style)[0]
+
+
+def render_pictures(
+    sittings: Sequence[Sitting],
+    renderer: Renderer,
+    sweep: Sweep,
+    *,
+    composite: CompositeConfig = DIFFERENCE,
+    style: Face | None = None,
+) -> list[SweepResult]:
+    """Renders a sweep of every face of some pictures, faces of different pictures in one forward pass.
+
+    The same arguments give the same bytes, and each picture has those that it has alone.
 
     Args:
-        scan: the picture.
-        faces: as Annotator.annotate found them in scan.srgb, largest first.
-        source_sha256: hash of the file that the picture came from, for the provenance.
+        sittings: the pictures; all their renders are held at once.
         composite: how faces are put back.
-        source_uri: of that file, likewise; nothing for an upload.
         style: the second portrait of variants that ask for its style.
     """
     variants = sweep.variants()
-    fitted = tuple(fit(face, renderer.resolution) for face in faces)
+    fitted = [tuple(fit(face, renderer.resolution) for face in sitting.faces) for sitting in sittings]
+    faces = [face for each in fitted for face in each]
     # A few faces at a time: the modulations of a crowd would not fit into memory.
-    groups = [fitted[i : i + FACES] for i in range(0, len(fitted), FACES)]
-    renders = tuple(each for group in groups for each in renderer.render_all(group, variants, style))
-    return SweepResult(scan, fitted, sweep, renders, source_sha256, renderer.bundle.sha256, composite, source_uri)
+    groups = (faces[i : i + FACES] for i in range(0, len(faces), FACES))
+    renders = iter([each for group in groups for each in renderer.render_all(group, variants, style)])
+    return [
+        SweepResult(
+            sitting.scan,
+            own,
+            sweep,
+            tuple(islice(renders, len(own))),
+            sitting.source_sha256,
+            renderer.bundle.sha256,
+            composite,
+            sitting.source_uri,
+        )
+        for sitting, own in zip(sittings, fitted, strict=True)
+    ]
