@@ -130,9 +130,8 @@ def main() -> None:
         one(options)
         return
     print(f"{options.workers} workers, ages {options.ages}; portraits a second")
-    print(
-        f"{'width':>5} {'pictures':>9} {'raw':>7} {'job':>7} {'of raw':>7} {'in all':>8} {'driver before':>14} {'peak':>8}"
-    )
+    columns = f"{'width':>5} {'pictures':>9} {'raw':>7} {'job':>7} {'of raw':>7} {'in all':>8}"
+    print(f"{columns} {'driver before':>14} {'peak':>8}")
     for width in options.widths:
         with tempfile.TemporaryDirectory() as folder:
             bundle = make_bundle(width, Path(folder) / "random")

@@ -27,10 +27,12 @@ from capricious.cluster.verify import VerifyConfig, verify
 from capricious.data import storage
 from capricious.data.rights import is_open
 from capricious.errors import CapriciousError
+from capricious.faces.attributes import Attributes
 from capricious.faces.image import encode
-from capricious.model.bundle import save_bundle
+from capricious.model.bundle import load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
+from capricious.model.learnt import Learnt
 from capricious.render.provenance import read_stamp
 
 R = 64
@@ -151,6 +153,39 @@ def test_shards_that_were_killed_are_done_again_and_no_others(config):
     victim.with_name(f"{victim.name}.1.partial").write_bytes(b"half")
     render(config)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_bug_in_one_portrait_costs_no_other(config, monkeypatch):
+    together = render_module.render_pictures
+
+    def buggy(sittings, *arguments, **more):
+        if any(sitting.source_uri.endswith("1907.19.jpg") for sitting in sittings):
+            raise ZeroDivisionError("a bug")
+        return together(sittings, *arguments, **more)
+
+    monkeypatch.setattr(render_module, "render_pictures", buggy)
+    outcome = render(replace(config, rights="any", shard_size=5))  # all in one forward pass
+    assert outcome.rendered == 2
+    assert outcome.reasons == {"internal: ZeroDivisionError": 1, "detect: no-face": 1, "read: not-found": 1}
+    assert verify(VerifyConfig(config.out)).problems == 0
+
+
+def test_what_a_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(config, bundle, tmp_path):
+    known = load_bundle(bundle)
+    learnt = Learnt.of(np.stack([Attributes(age=float(age), gender=1.0).vector() for age in range(61)]))
+    save_bundle(tmp_path / "bundle", known.generator, known.encoder, learnt=learnt)
+    config = replace(config, bundle=str(tmp_path / "bundle"))
+    with pytest.raises(CapriciousError, match="gender female cannot be rendered: the bundle was trained on 61 male"):
+        render(replace(config, genders="female"))
+    render(config)
+    rows = ledger(config)["1907.17.jpg"]
+    assert {row["product"]: row["extrapolated"] for row in rows} == {
+        "age-20": False,
+        "age-70": True,
+        "sheet": True,
+        "animation": True,
+    }
+    assert '"extrapolated":["age-70"]' in Path(config.out, "gallery", "ok-0000.js").read_text()
 
 
 def test_another_parameter_on_the_same_output_is_refused_by_name(config, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from capricious.cluster import ledger
 from capricious.cluster.plan import Plan
 from capricious.data import storage
+from capricious.render.deliverables import WHOLE
 from capricious.render.gallery import GalleryWriter
 
 REPORT = "report.json"
@@ -66,5 +67,6 @@ def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:
     if first["status"] != "ok":
         return {**entry, "stage": first["stage"], "reason": first["reason"], "detail": first["detail"]}
     files = {row["product"]: row["file"] for row in portrait}
+    guessed = [row["product"] for row in portrait if row.get("extrapolated") and row["product"] not in WHOLE]
     folder = first["file"].rpartition("/")[0]
-    return {**entry, "folder": folder, "faces": first["faces"], "files": files}
+    return {**entry, "folder": folder, "faces": first["faces"], "files": files, "extrapolated": guessed}

@@ -27,7 +27,7 @@ from capricious.data.rights import is_open
 from capricious.errors import Rejection
 from capricious.model.bundle import Bundle, load_bundle
 from capricious.render.composite import CompositeConfig
-from capricious.render.deliverables import Deliverable, DeliverablesConfig
+from capricious.render.deliverables import WHOLE, Deliverable, DeliverablesConfig
 from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
 from capricious.render.renderer import Renderer
 from capricious.render.scan import read_scan
@@ -256,6 +256,7 @@ class RenderShard(ShardWorker):
                     "sha256": hashlib.sha256(content).hexdigest(),
                     "bytes": len(content),
                     "faces": len(result.faces),
+                    "extrapolated": product in (result.extrapolated | WHOLE if result.extrapolated else ()),
                     "source_sha256": result.source_sha256,
                     "rights": source.license or None,
                 }
@@ -287,10 +288,18 @@ def folder_of(uri: str) -> str:
 
 
 def asked(config: RenderConfig) -> dict[str, Any]:
-    """Everything besides the collection that determines what is rendered."""
+    """Everything besides the collection that determines what is rendered.
+
+    Raises:
+        ConfigError: the sweep asks for an attribute that the bundle has never seen.
+    """
+    bundle = read_bundle(config.bundle)
+    if bundle.learnt is not None:
+        for variant in config.sweep.variants():
+            bundle.learnt.refuse_unknown(variant.changes)
     return {
         "code_version": capricious.__version__,
-        "bundle_sha256": read_bundle(config.bundle).sha256,
+        "bundle_sha256": bundle.sha256,
         "sweep": asdict(config.sweep),
         "products": config.deliverables.products(config.sweep),
         "deliverables": asdict(config.deliverables),

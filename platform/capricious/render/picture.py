@@ -16,7 +16,7 @@ from PIL import Image
 from capricious.data.records import Face
 from capricious.faces.image import encode
 from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into
-from capricious.render.provenance import NOTICE, Provenance, stamp
+from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
 from capricious.render.sheet import contact_sheet, gif
@@ -62,6 +62,7 @@ class SweepResult:
         source_sha256, bundle_sha256: for the provenance in every file made from here.
         composite: how faces are put back.
         source_uri: where the picture comes from, or nothing.
+        extrapolated: names of the variants at ages outside of those that the bundle has learnt.
     """
 
     scan: Scan
@@ -72,6 +73,7 @@ class SweepResult:
     bundle_sha256: str
     composite: CompositeConfig = DIFFERENCE
     source_uri: str = ""
+    extrapolated: frozenset[str] = frozenset()
     _kept: dict[str, Scan] = field(default_factory=dict, init=False)
 
     @property
@@ -151,8 +153,10 @@ class SweepResult:
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))
-        columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
-        sheet = contact_sheet(rows, labels, columns, caption=NOTICE)
+        guessed = {variant.changes.get("age") for variant in self.sweep.variants() if variant.name in self.extrapolated}
+        columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
+        caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
+        sheet = contact_sheet(rows, labels, columns, caption=caption)
         return self._stamped(encode(sheet, "png", compression=3), self.sweep.variants())
 
     def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
@@ -189,7 +193,8 @@ class SweepResult:
 
     def _provenance(self, variants: Sequence[Variant], faces: Sequence[Face]) -> Provenance:
         sitters = tuple(face.attributes for face in faces)
-        return Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri)
+        guessed = tuple(variant.name for variant in variants if variant.name in self.extrapolated)
+        return Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri, guessed)
 
 
 def render_picture(
@@ -225,7 +230,9 @@ def render_pictures(
         composite: how faces are put back.
         style: the second portrait of variants that ask for its style.
     """
-    variants = sweep.variants()
+    variants, learnt = sweep.variants(), renderer.bundle.learnt
+    guessed = (variant.name for variant in variants if learnt is not None and learnt.extrapolates(variant.changes))
+    extrapolated = frozenset(guessed)
     fitted = [tuple(fit(face, renderer.resolution) for face in sitting.faces) for sitting in sittings]
     faces = [face for each in fitted for face in each]
     # A few faces at a time: the modulations of a crowd would not fit into memory.
@@ -241,6 +248,7 @@ def render_pictures(
             renderer.bundle.sha256,
             composite,
             sitting.source_uri,
+            extrapolated,
         )
         for sitting, own in zip(sittings, fitted, strict=True)
     ]

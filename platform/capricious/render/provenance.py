@@ -30,6 +30,8 @@ MAX_SITTERS = 100
 
 NOTICE = "Altered by an algorithm: faces in this picture were re-rendered with changed attributes."
 
+EXTRAPOLATED = "extrapolated: the model has learnt no such age"
+
 _XMP_TAG = 700
 
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -58,6 +60,7 @@ class Provenance:
             own attributes with its changes.
         sitters: attributes of each face as annotated, largest face first.
         source_uri: where the source was read; nothing for an upload.
+        extrapolated: names of those variants that are at ages outside of the ones that the bundle has learnt.
     """
 
     source_sha256: str
@@ -65,6 +68,7 @@ class Provenance:
     variants: tuple[Variant, ...]
     sitters: tuple[Attributes, ...]
     source_uri: str = ""
+    extrapolated: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Returns the facts as plain JSON values; unknown attributes are left out."""
@@ -73,6 +77,7 @@ class Provenance:
             "source_sha256": self.source_sha256,
             "bundle_sha256": self.bundle_sha256,
             "variants": {variant.name: _changes(variant) for variant in self.variants},
+            **({"extrapolated": list(self.extrapolated)} if self.extrapolated else {}),
             "faces": len(self.sitters),
             "sitters": [known(sitter) for sitter in self.sitters[:MAX_SITTERS]],
         }
