@@ -17,13 +17,16 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from capricious.cluster.ledger import part_uri
-from capricious.cluster.plan import read_plan
-from capricious.cluster.render import RenderConfig, render
+from capricious.cluster.plan import Plan, read_plan
+from capricious.cluster.render import asked, render
+from capricious.cluster.render_config import RenderConfig
+from capricious.cluster.render_shard import RenderShard
 from capricious.cluster.session import session
 from capricious.data.prepared import PreparedDataset
 from capricious.model.bundle import load_bundle, save_bundle
@@ -70,6 +73,34 @@ def raw_rate(bundle: str, options: Namespace) -> float:
     for process in processes:
         process.join()
     return sum(rates)
+
+
+def network_share(bundle: str, options: Namespace) -> float:
+    """Returns which share of a worker's CPU seconds the network takes; other processes do not disturb this number."""
+    torch.set_num_threads(1)
+    folder = tempfile.mkdtemp(prefix="render-")
+    config = RenderConfig(
+        source=options.source, bundle=bundle, prepared=options.prepared, out=folder, ages=options.ages, rights="any"
+    )
+    try:
+        sources = list(islice(config.sources(), 24))
+        worker = RenderShard(config, Plan(folder, {**asked(config), "rights_stated": 0}))
+        render_all, seconds = worker.renderer.render_all, []
+
+        def timed(*arguments):
+            started = time.process_time()
+            made = render_all(*arguments)
+            seconds.append(time.process_time() - started)
+            return made
+
+        worker.renderer.render_all = timed
+        worker.run_shard(0, sources[:FACES])
+        seconds.clear()
+        started = time.process_time()
+        worker.run_shard(1, sources)
+        return sum(seconds) / (time.process_time() - started)
+    finally:
+        shutil.rmtree(folder)
 
 
 def peak_megabytes() -> float:
@@ -136,6 +167,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             bundle = make_bundle(width, Path(folder) / "random")
             command = [sys.executable, *sys.argv, "--bundle", bundle, "--one"]
+            print(
+                f"{width:5d} {24:9d} one process, seconds of CPU: {network_share(bundle, options):.0%} in the network"
+            )
             rates = [raw_rate(bundle, options)]
             for pictures in options.pictures:
                 ended = subprocess.run([*command, str(pictures)], stdout=subprocess.PIPE, text=True, check=True)

@@ -7,7 +7,9 @@ import time
 from dataclasses import dataclass
 
 from capricious.cluster.plan import Plan
-from capricious.cluster.render import Gate, RenderConfig, RenderShard, asked, located
+from capricious.cluster.render import asked, located
+from capricious.cluster.render_config import Gate, RenderConfig
+from capricious.cluster.render_shard import RenderShard
 from capricious.data.collections import Source
 from capricious.errors import CapriciousError
 from capricious.render.picture import SweepResult
@@ -58,7 +60,8 @@ def estimate(config: RenderConfig) -> Estimate:
         CapriciousError: nothing to render, or bundle or weights are missing.
     """
     config = located(config)
-    gate, draw = Gate(config), random.Random(0)
+    stated = any(source.license for source in config.sources())
+    gate, draw = Gate(config, stated), random.Random(0)
     sample: list[Source] = []
     portraits = skipped = 0
     for source in config.sources():  # reservoir sampling: every portrait has the same chance, none is kept
@@ -73,7 +76,7 @@ def estimate(config: RenderConfig) -> Estimate:
             sample[place] = source
     if not portraits:
         raise CapriciousError(f"{config.source} has no files")
-    worker = RenderShard(config, Plan(config.out, asked(config)))
+    worker = RenderShard(config, Plan(config.out, {**asked(config), "rights_stated": int(stated)}))
     _sizes(worker, sample[:1])
     started = time.perf_counter()
     sizes = _sizes(worker, sample)

@@ -49,10 +49,20 @@ def publish(plan: Plan) -> dict[str, Any]:
         **{status: portraits[status] for status in ("ok", "failed", "skipped")},
         "rows": rows,
         "bytes": size,
+        "rights": rights_note(plan),
         "reasons": dict(reasons.most_common()),
     }
     storage.write_atomic(storage.join(out, REPORT), json.dumps(report, indent=2).encode())
     return report
+
+
+def rights_note(plan: Plan) -> str:
+    """Says on whose word the pictures were rendered."""
+    if plan.fields["rights"] == "any":
+        return "rendered whatever their rights, as asked for"
+    if plan.fields["rights_stated"] or plan.fields["rights_column"]:
+        return "rendered only what the collection states to be CC0 or in the public domain"
+    return "the collection states no rights: whoever started this answers for them"
 
 
 def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:

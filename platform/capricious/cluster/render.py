@@ -3,86 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import PurePosixPath
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import capricious
-from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
-from capricious.cluster.ledger import Row, done_shards, has_status, read_rows, render_id, rows_of, write_part
-from capricious.cluster.plan import BatchConfig, Plan, exit_code, make_plan
+from capricious.annotate.annotator import parser_sha256
+from capricious.cluster.ledger import done_shards, has_status
+from capricious.cluster.plan import exit_code, make_plan
 from capricious.cluster.publish import publish
+from capricious.cluster.render_config import RenderConfig, excluded
+from capricious.cluster.render_shard import RenderShard, read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import ShardWorker, run_shards, tried
+from capricious.cluster.shards import run_shards
 from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
-from capricious.data.collections import Source
-from capricious.data.records import Face
-from capricious.data.rights import is_open
-from capricious.errors import Rejection
-from capricious.model.bundle import Bundle, load_bundle
-from capricious.render.composite import CompositeConfig
-from capricious.render.deliverables import WHOLE, Deliverable, DeliverablesConfig
-from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
-from capricious.render.renderer import Renderer
-from capricious.render.scan import read_scan
-from capricious.render.sweep import Sweep
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderConfig(BatchConfig):
-    """What to render and how."""
-
-    bundle: str
-    """Model bundle: a folder or an s3:// address."""
-    prepared: str = ""
-    """Prepared dataset of the same collection: its annotations are used, and nothing is annotated anew."""
-    ages: str = "10:80:10"
-    """Ages in years: from:to:step, from..to, or a list 20,40,60."""
-    genders: str = ""
-    """Also render as: female, male or both, separated by a comma."""
-    glasses: str = ""
-    """Also render with: none, reading, sun, separated by commas."""
-    smiles: str = ""
-    """Also render with so much of a smile, 0…1, written as the ages."""
-    emotions: str = ""
-    """Also render as neutral, happy, sad, surprise, fear, disgust, anger, contempt, separated by commas."""
-    style: str = ""
-    """A second portrait, whose style (colours, hair, light) is given to every sitter."""
-    styles: str = "1"
-    """How much of it, 0…1, written as the ages: 0:1:0.25 is the way from one to the other."""
-    rights: Literal["open", "any"] = "open"
-    """open leaves out what its keeper states to be neither CC0 nor in the public domain; with a rights_column, also
-    what states nothing."""
-    exclude: str = ""
-    """Text file of pictures to leave out: in each line an address, a file name, or a file name without its ending."""
-    retry: Literal["nothing", "failed"] = "nothing"
-    """failed tries the portraits that failed in an earlier run once more, and only them."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the networks run; with cuda, each worker has a GPU."""
-    shard_size: int = 64
-    """Largest number of pictures in a shard, the most that a crash can lose."""
-    deliverables: DeliverablesConfig = field(default_factory=DeliverablesConfig)
-    composite: CompositeConfig = field(default_factory=CompositeConfig)
-    annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
-    """How faces are found; the resolution is the bundle's."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.sweep  # noqa: B018  (a sweep that cannot be is refused here)
-
-    @property
-    def sweep(self) -> Sweep:
-        """The sweep that the texts ask for."""
-        styles = self.styles if self.style else ""
-        return Sweep.parse(self.ages, self.genders, self.glasses, self.smiles, self.emotions, styles)
 
 
 @dataclass(frozen=True)
@@ -93,198 +27,12 @@ class RenderOutcome:
     rendered: int
     skipped: int
     reasons: dict[str, int]
+    rights: str
 
     def exit_code(self, failure_share: float) -> int:
         """0 when all went well, 3 when some failed, 1 when too many or all did, or none was left to render."""
         tried = self.pictures - self.skipped
         return exit_code(tried, self.rendered, tried - self.rendered, failure_share) if tried else 1
-
-
-class Gate:
-    """Which pictures are left alone, and why."""
-
-    def __init__(self, config: RenderConfig):
-        self._open = config.rights == "open"
-        self._must_state = bool(config.rights_column)
-        self._excluded: frozenset[str] = frozenset()
-        if config.exclude:
-            lines = storage.read(config.exclude).decode("utf-8").splitlines()
-            self._excluded = frozenset(line.strip() for line in lines if line.strip())
-
-    @property
-    def sha256(self) -> str:
-        """Fingerprint of the exclusion list."""
-        return hashlib.sha256("\n".join(sorted(self._excluded)).encode()).hexdigest()
-
-    def check(self, source: Source) -> Rejection | None:
-        """Returns why a picture is left alone, or None for one that may be rendered."""
-        file = PurePosixPath(source.uri.rpartition("!")[2] or source.uri)
-        if not self._excluded.isdisjoint((source.uri, file.name, file.stem)):
-            return Rejection("exclude", "excluded", "it is on the exclusion list")
-        if self._open and not is_open(source.license) and (source.license or self._must_state):
-            stated = f"its rights are stated as {source.license!r}" if source.license else "its rights are not stated"
-            return Rejection("rights", "not-open", f"{stated}; needed is CC0 or the public domain (or --rights any)")
-        return None
-
-
-GROUP_PIXELS = 50_000_000
-"""Portraits that wait for each other hold no more pixels than that, or there is only one of them."""
-
-WRITE_BEHIND = 4
-"""Files that are being written while the next is made."""
-
-Waiting = tuple[Source, Sitting, bytes]
-
-
-class RenderShard(ShardWorker):
-    """Renders one shard of portraits in a Ray Data actor."""
-
-    def __init__(self, config: RenderConfig, plan: Plan, retry: frozenset[int] = frozenset()):
-        super().__init__(plan.out)
-        self.config, self.plan, self.retry = config, plan, retry
-        self.gate = Gate(config)
-        self.renderer = Renderer(read_bundle(config.bundle), config.device)
-        resolution = self.renderer.resolution
-        self.prepared: PreparedAnnotations | None = None
-        if config.prepared:
-            self.prepared = PreparedAnnotations(config.prepared, resolution)
-        if config.style or not config.prepared:
-            self.annotator = Annotator(replace(config.annotator, resolution=resolution, device=config.device))
-        self.style: Face | None = None
-        if config.style:
-            picture = read_scan(storage.read(config.style), name=config.style).srgb
-            self.style = self.annotator.annotate(picture)[0]
-
-    def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
-        rows: dict[str, list[Row]] = {}
-        attempts: dict[str, int] = {}
-        if shard in self.retry:
-            for row in read_rows(self.out, shard):
-                if row["status"] == "failed":
-                    attempts[row["uri"]] = row["attempts"]
-                else:
-                    rows.setdefault(row["uri"], []).append(row)
-        for source in sources:
-            if source.uri not in rows and (closed := self.gate.check(source)):
-                rows[source.uri] = rows_of(self.plan, source, "skipped", 0, closed)
-        todo = [source for source in sources if source.uri not in rows]
-        for source, result in self.each(todo, self._write):
-            attempt = attempts.get(source.uri, 0) + 1
-            if isinstance(result, dict):
-                rejection = Rejection(result["stage"], result["reason"], result["detail"])
-                rows[source.uri] = rows_of(self.plan, source, "failed", attempt, rejection)
-            else:
-                rows[source.uri] = [{**row, "attempts": attempt} for row in result]
-        write_part(self.out, shard, (row for source in sources for row in rows[source.uri]))
-        failed = sum(found[0]["status"] == "failed" for found in rows.values())
-        return {"done": len(rows) - failed, "failed": failed}
-
-    def each(
-        self, sources: Iterable[Source], do: Callable[[Source, SweepResult, bytes], Result]
-    ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
-        """Renders each source and does something with its sweep; yields the result, or the row of a reject.
-
-        Portraits wait for each other until their faces fill the forward passes of the renderer.
-        """
-        waiting: list[Waiting] = []
-        for source, found in self.attempt(sources, self._sit):
-            if isinstance(found, dict):
-                yield source, found
-                continue
-            waiting.append((source, *found))
-            pixels = sum(sitting.scan.srgb.size // 3 for _, sitting, _ in waiting)
-            if pixels > GROUP_PIXELS or sum(len(sitting.faces) for _, sitting, _ in waiting) >= FACES:
-                yield from self._together(waiting, do)
-                waiting = []
-        if waiting:
-            yield from self._together(waiting, do)
-
-    def _sit(self, source: Source, data: bytes) -> tuple[Sitting, bytes]:
-        with self.stopwatch.stage("decode"):
-            scan = read_scan(data, name=source.uri)
-        source_sha256 = hashlib.sha256(data).hexdigest()
-        with self.stopwatch.stage("annotate"):
-            faces = self._faces(source, source_sha256, scan.srgb)
-        return Sitting(scan, tuple(faces), source_sha256, source.uri), data
-
-    def _together(
-        self, waiting: list[Waiting], do: Callable[[Source, SweepResult, bytes], Result]
-    ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
-        together = tried(waiting[0][0].uri, self._render, [sitting for _, sitting, _ in waiting])
-
-        def finish(number: int) -> Result:
-            source, sitting, data = waiting[number]
-            # Where they failed together, whose fault it was shows when each is rendered alone.
-            result = self._render([sitting])[0] if isinstance(together, dict) else together[number]
-            return do(source, result, data)
-
-        for number, (source, _, _) in enumerate(waiting):
-            yield source, tried(source.uri, finish, number)
-
-    def _render(self, sittings: list[Sitting]) -> list[SweepResult]:
-        config = self.config
-        with self.stopwatch.stage("render"):
-            return render_pictures(sittings, self.renderer, config.sweep, composite=config.composite, style=self.style)
-
-    def files(self, result: SweepResult, data: bytes) -> Iterator[Deliverable]:
-        """Makes the files of one portrait, one after the other."""
-        files = self.config.deliverables.files(result, data, folder_of(result.source_uri))
-        while True:
-            with self.stopwatch.stage("make"):
-                file = next(files, None)
-            if file is None:
-                return
-            yield file
-
-    def _write(self, source: Source, result: SweepResult, data: bytes) -> list[Row]:
-        """Writes the files of one portrait, each while the next is being made, and returns their rows."""
-        rows: list[Row] = []
-        writing: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(WRITE_BEHIND) as threads:
-            for product, name, content in self.files(result, data):
-                file = f"{folder_of(source.uri)}/{name}"
-                if len(writing) == WRITE_BEHIND:  # files of a scan are large: not all of them wait in memory
-                    with self.stopwatch.stage("write"):
-                        writing.popleft().result()
-                writing.append(threads.submit(storage.write_atomic, storage.join(self.out, file), content))
-                row = {
-                    "render_id": render_id(self.plan, source.uri, product),
-                    "uri": source.uri,
-                    "product": product,
-                    "status": "ok",
-                    "file": file,
-                    "sha256": hashlib.sha256(content).hexdigest(),
-                    "bytes": len(content),
-                    "faces": len(result.faces),
-                    "extrapolated": product in (result.extrapolated | WHOLE if result.extrapolated else ()),
-                    "source_sha256": result.source_sha256,
-                    "rights": source.license or None,
-                }
-                rows.append(row)
-            with self.stopwatch.stage("write"):
-                for written in writing:
-                    written.result()
-        return rows
-
-    def _faces(self, source: Source, source_sha256: str, picture: Any) -> list[Face]:
-        if self.prepared is not None:
-            return self.prepared.faces(source.uri, source_sha256)
-        return self.annotator.annotate(picture, source.labels)
-
-
-def read_bundle(uri: str) -> Bundle:
-    """Loads a bundle from a folder or an object store."""
-    if "://" not in uri:
-        return load_bundle(uri)
-    with tempfile.TemporaryDirectory() as folder:
-        storage.download_folder(uri, folder)
-        return load_bundle(folder)
-
-
-def folder_of(uri: str) -> str:
-    """Names the folder of a portrait below OUT: readable (often an accession number), different for every address."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePosixPath(uri).stem).strip("-")[:60]
-    return f"portraits/{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
 def asked(config: RenderConfig) -> dict[str, Any]:
@@ -306,7 +54,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "composite": asdict(config.composite),
         "style_sha256": hashlib.sha256(storage.read(config.style)).hexdigest() if config.style else None,
         "rights": config.rights,
-        "exclude_sha256": Gate(config).sha256,
+        "exclude_sha256": hashlib.sha256("\n".join(sorted(excluded(config))).encode()).hexdigest(),
         "prepared_sha256": PreparedAnnotations.fingerprint(config.prepared) if config.prepared else None,
         "annotator": asdict(config.annotator),
         "parser_sha256": parser_sha256(config.annotator),
@@ -345,4 +93,4 @@ def render(config: RenderConfig) -> RenderOutcome:
     run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(config.device == "cuda"))
     storage.remove_partial(plan.out)
     report = publish(plan)
-    return RenderOutcome(report["portraits"], report["ok"], report["skipped"], report["reasons"])
+    return RenderOutcome(report["portraits"], report["ok"], report["skipped"], report["reasons"], report["rights"])

@@ -194,7 +194,9 @@ class SweepResult:
     def _provenance(self, variants: Sequence[Variant], faces: Sequence[Face]) -> Provenance:
         sitters = tuple(face.attributes for face in faces)
         guessed = tuple(variant.name for variant in variants if variant.name in self.extrapolated)
-        return Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri, guessed)
+        return Provenance(
+            self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri, guessed, self.scan.xmp
+        )
 
 
 def render_picture(
