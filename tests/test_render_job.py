@@ -9,9 +9,11 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import c2pa
 import numpy as np
 import pytest
 import torch
+from credentials_tools import make_signer
 from skimage.data import astronaut, coffee
 
 from capricious.annotate.annotator import AnnotatorConfig
@@ -36,6 +38,7 @@ from capricious.model.bundle import load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
 from capricious.model.learnt import Learnt
+from capricious.render.content_credentials import CredentialsConfig
 from capricious.render.provenance import read_stamp
 
 R = 64
@@ -189,6 +192,20 @@ def test_what_a_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(config
         "animation": True,
     }
     assert '"extrapolated":["age-70"]' in Path(config.out, "gallery", "ok-0000.js").read_text()
+
+
+def test_every_file_is_signed_with_the_users_certificate(config, tmp_path):
+    _, chain, key = make_signer()
+    (tmp_path / "chain.pem").write_bytes(chain)
+    (tmp_path / "key.pem").write_bytes(key)
+    signed = replace(config, credentials=CredentialsConfig(str(tmp_path / "chain.pem"), str(tmp_path / "key.pem")))
+    render(signed)
+    for row in ledger(signed)["1907.17.jpg"]:
+        file = Path(signed.out, row["file"])
+        assert c2pa.Reader(str(file)).get_validation_state() == "Valid"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == row["sha256"]
+    with pytest.raises(CapriciousError, match="another certificate_sha256"):
+        render(config)
 
 
 def test_another_parameter_on_the_same_output_is_refused_by_name(config, tmp_path):

@@ -52,13 +52,18 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "products": config.deliverables.products(config.sweep),
         "deliverables": asdict(config.deliverables),
         "composite": asdict(config.composite),
-        "style_sha256": hashlib.sha256(storage.read(config.style)).hexdigest() if config.style else None,
+        "certificate_sha256": _sha256(config.credentials.certificate),
+        "style_sha256": _sha256(config.style),
         "rights": config.rights,
         "exclude_sha256": hashlib.sha256("\n".join(sorted(excluded(config))).encode()).hexdigest(),
         "prepared_sha256": PreparedAnnotations.fingerprint(config.prepared) if config.prepared else None,
         "annotator": asdict(config.annotator),
         "parser_sha256": parser_sha256(config.annotator),
     }
+
+
+def _sha256(uri: str) -> str | None:
+    return hashlib.sha256(storage.read(uri)).hexdigest() if uri else None
 
 
 def located(config: RenderConfig) -> RenderConfig:
@@ -73,6 +78,11 @@ def located(config: RenderConfig) -> RenderConfig:
         prepared=absolute(config.prepared),
         exclude=absolute(config.exclude),
         style=absolute(config.style),
+        credentials=replace(
+            config.credentials,
+            certificate=absolute(config.credentials.certificate),
+            private_key=absolute(config.credentials.private_key),
+        ),
     )
 
 

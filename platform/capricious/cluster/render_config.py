@@ -13,6 +13,7 @@ from capricious.data.collections import Source
 from capricious.data.rights import is_open
 from capricious.errors import Rejection
 from capricious.render.composite import CompositeConfig
+from capricious.render.content_credentials import CredentialsConfig
 from capricious.render.deliverables import DeliverablesConfig
 from capricious.render.sweep import Sweep
 
@@ -52,6 +53,7 @@ class RenderConfig(BatchConfig):
     """Largest number of pictures in a shard, the most that a crash can lose."""
     deliverables: DeliverablesConfig = field(default_factory=DeliverablesConfig)
     composite: CompositeConfig = field(default_factory=CompositeConfig)
+    credentials: CredentialsConfig = field(default_factory=CredentialsConfig)
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     """How faces are found; the resolution is the bundle's."""
 

@@ -23,6 +23,7 @@ from capricious.data.collections import Source
 from capricious.data.records import Face
 from capricious.errors import Rejection
 from capricious.model.bundle import Bundle, load_bundle
+from capricious.render.content_credentials import ContentCredentials
 from capricious.render.deliverables import WHOLE, Deliverable
 from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
 from capricious.render.renderer import Renderer
@@ -53,6 +54,10 @@ class RenderShard(ShardWorker):
             self.prepared = PreparedAnnotations(config.prepared, resolution)
         if config.style or not config.prepared:
             self.annotator = Annotator(replace(config.annotator, resolution=resolution, device=config.device))
+        self.credentials: ContentCredentials | None = None
+        if (signed := config.credentials).certificate:
+            certificate, key = storage.read(signed.certificate), storage.read(signed.private_key)
+            self.credentials = ContentCredentials(certificate, key, signed.algorithm)
         self.style: Face | None = None
         if config.style:
             picture = read_scan(storage.read(config.style), name=config.style).srgb
@@ -137,7 +142,11 @@ class RenderShard(ShardWorker):
                 file = next(files, None)
             if file is None:
                 return
-            yield file
+            product, name, content = file
+            if self.credentials is not None:
+                with self.stopwatch.stage("sign"):
+                    content = self.credentials.sign(content, name, result.record(product))
+            yield product, name, content
 
     def _write(self, source: Source, result: SweepResult, data: bytes) -> list[Row]:
         """Writes the files of one portrait, each while the next is being made, and returns their rows."""

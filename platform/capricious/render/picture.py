@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -181,6 +182,11 @@ class SweepResult:
         """Returns one face in one variant as a stamped "png", "jpeg" or "webp"."""
         variant = self.sweep.variants()[self._index(name)]
         return self._stamped(encode(self.render(face, name), format, quality), [variant], (self.faces[face],))
+
+    def record(self, product: str) -> dict[str, Any]:
+        """Returns the provenance of one variant, or of all of them for any other name."""
+        variants = [variant for variant in self.sweep.variants() if variant.name == product]
+        return self._provenance(variants or self.sweep.variants(), self.faces).record()
 
     def _index(self, name: str) -> int:
         names = [variant.name for variant in self.sweep.variants()]
