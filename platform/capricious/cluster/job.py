@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from capricious.cluster.node_report import Needs
+from capricious.cluster.preflight import preflight, require
 from capricious.cluster.session import session
 from capricious.config import parse, resolved
 from capricious.errors import CapriciousError
@@ -21,12 +23,14 @@ def run_job(
     main: Callable[[Config], int],
     description: str | None,
     foresee: Callable[[Config], str] = lambda config: "",
+    needs: Callable[[Config], Needs] | None = None,
 ) -> int:
     """Runs the `main` of a job on Ray and returns the process's exit code.
 
     `--dry-run` prints the resolved configuration and what `foresee` says, e.g. what the job will cost, and stops
-    before Ray is touched. Errors that are meant for
-    people end as one line on stderr and exit code 1; all others keep their traceback.
+    before Ray is touched. A cluster that lacks what the job `needs` is refused before any work; warnings of the
+    preflight go to stderr. Errors that are meant for people end as one line on stderr and exit code 1; all others
+    keep their traceback.
     """
     try:
         parsed = parse(config_type, description=description or "")
@@ -35,6 +39,12 @@ def run_job(
             print(foresee(parsed.config))
             return 0
         with session():
+            if needs is not None:
+                findings = preflight(needs(parsed.config))
+                for finding in findings:
+                    if finding.level == "warning":
+                        print(f"preflight: {finding}", file=sys.stderr)
+                require(findings)
             return main(parsed.config)
     except CapriciousError as error:
         print(f"error: {error}", file=sys.stderr)
