@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+from capricious.cluster import batch_metrics
 from capricious.cluster.node_report import Needs
 from capricious.cluster.preflight import preflight, require
 from capricious.cluster.session import session
@@ -38,17 +41,26 @@ def run_job(
             print(resolved(parsed.config), end="", flush=True)
             print(foresee(parsed.config))
             return 0
-        with session():
-            if needs is not None:
-                findings = preflight(needs(parsed.config))
-                for finding in findings:
-                    if finding.level == "warning":
-                        print(f"preflight: {finding}", file=sys.stderr)
-                require(findings)
-            return main(parsed.config)
+        started, kind, code = time.monotonic(), Path(sys.argv[0]).stem, 1
+        try:
+            with session():
+                if needs is not None:
+                    _look_first(needs(parsed.config))
+                code = main(parsed.config)
+        finally:
+            batch_metrics.ended(kind, code, time.monotonic() - started)
+        return code
     except CapriciousError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
+
+
+def _look_first(needs: Needs) -> None:
+    findings = preflight(needs)
+    for finding in findings:
+        if finding.level == "warning":
+            print(f"preflight: {finding}", file=sys.stderr)
+    require(findings)

@@ -174,7 +174,7 @@ class Outputs:
     def _open_observers(self) -> None:
         seen, folder = self._state.images_seen, self._folder.path
         self._folder.fetch("metrics.jsonl")
-        self._prometheus = observers.prometheus(self.config.prometheus_port)
+        self._prometheus = observers.prometheus(self.config.prometheus_port, self.out)
         more: list[Observer | None] = [
             observers.status_line,
             observers.MetricsFile(folder / "metrics.jsonl", seen / 1000),
