@@ -38,7 +38,15 @@ format: install ## Format the code
 benchmark: install ## Measure and print tables (not tests)
 	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
 
+# Without torch and its CUDA libraries, which infra/docker/Dockerfile installs as the build that a target wants.
+TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
+	cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+lock: install ## Pin, with hashes, all that the container image installs
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra video --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --no-emit-index-url $(addprefix --no-emit-package ,$(TORCH)) \
+		--output-file infra/docker/requirements.txt
+
 clean: ## Remove what was made, but not the fetched weights
 	rm -rf .venv demo build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow lint format benchmark clean
+.PHONY: help install demo test test-slow lint format benchmark lock clean

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.cluster.evaluate import EvaluateConfig, evaluate
 from capricious.cluster.job import run_job
+from capricious.cluster.node_report import Needs
 from capricious.evaluate.evaluation import printed
 
 
@@ -29,5 +30,13 @@ def main(config: EvaluateConfig) -> int:
     return outcome.exit_code(config.failure_share)
 
 
+def needs(config: EvaluateConfig) -> Needs:
+    return Needs(
+        reads=(*config.bundles, *config.compare, *config.photographs, *config.paintings),
+        writes=(config.out,),
+        cpus=config.workers,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(EvaluateConfig, main, __doc__))
+    sys.exit(run_job(EvaluateConfig, main, __doc__, needs=needs))

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.cluster.job import run_job
+from capricious.cluster.node_report import Needs
 from capricious.cluster.prepare import PrepareConfig, prepare
 
 
@@ -23,5 +24,9 @@ def main(config: PrepareConfig) -> int:
     return outcome.exit_code(config.failure_share)
 
 
+def needs(config: PrepareConfig) -> Needs:
+    return Needs(reads=(config.source,), writes=(config.out,), cpus=config.workers)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(PrepareConfig, main, __doc__))
+    sys.exit(run_job(PrepareConfig, main, __doc__, needs=needs))

@@ -18,6 +18,7 @@ import os
 
 from capricious.cluster.estimate import estimate
 from capricious.cluster.job import run_job
+from capricious.cluster.node_report import Needs
 from capricious.cluster.publish import GALLERY
 from capricious.cluster.render import render
 from capricious.cluster.render_config import RenderConfig
@@ -36,5 +37,13 @@ def foresee(config: RenderConfig) -> str:
     return estimate(config).text(config.workers or os.cpu_count() or 1)
 
 
+def needs(config: RenderConfig) -> Needs:
+    return Needs(
+        reads=tuple(filter(None, (config.source, config.bundle, config.prepared))),
+        writes=(config.out,),
+        cpus=config.workers,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(RenderConfig, main, __doc__, foresee))
+    sys.exit(run_job(RenderConfig, main, __doc__, foresee, needs))

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.cluster.job import run_job
+from capricious.cluster.node_report import Needs
 from capricious.cluster.train import TrainConfig, run_training
 
 
@@ -24,5 +25,14 @@ def main(config: TrainConfig) -> int:
     return 0
 
 
+def needs(config: TrainConfig) -> Needs:
+    return Needs(
+        reads=config.data,
+        writes=(config.out,),
+        cpus=config.workers * config.cpus_per_worker,
+        gpus=config.workers * config.gpus,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(TrainConfig, main, __doc__))
+    sys.exit(run_job(TrainConfig, main, __doc__, needs=needs))

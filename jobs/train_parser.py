@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.cluster.job import run_job
+from capricious.cluster.node_report import Needs
 from capricious.cluster.train_parser import TrainParserConfig, train_parser
 
 
@@ -26,5 +27,9 @@ def main(config: TrainParserConfig) -> int:
     return 0
 
 
+def needs(config: TrainParserConfig) -> Needs:
+    return Needs(reads=config.sources, writes=(config.out,))
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(TrainParserConfig, main, __doc__))
+    sys.exit(run_job(TrainParserConfig, main, __doc__, needs=needs))

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.cluster.job import run_job
+from capricious.cluster.node_report import Needs
 from capricious.cluster.verify import VerifyConfig, verify
 
 
@@ -26,5 +27,9 @@ def main(config: VerifyConfig) -> int:
     return 1 if verdict.problems else 0
 
 
+def needs(config: VerifyConfig) -> Needs:
+    return Needs(reads=(config.out,), cpus=config.workers)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(VerifyConfig, main, __doc__))
+    sys.exit(run_job(VerifyConfig, main, __doc__, needs=needs))

@@ -204,17 +204,17 @@ class _Obedient:
 
 
 def test_checkpoints_are_scored_by_obedience_and_identity(monkeypatch):
-    from training_tools import made_up_portraits
+    from training_tools import Listed, made_up_portraits
 
     monkeypatch.setattr(checkpoint_scorer, "Faceres", lambda threads: _Judge())
-    scorer = CheckpointScorer(made_up_portraits(40), 64)
+    scorer = CheckpointScorer(Listed(made_up_portraits(40)), 64)
     networks = SimpleNamespace(generator=_Obedient(), encoder=lambda image: (torch.zeros(1, 8), None))
     found = scorer(networks)
     assert found["age/slope"] == pytest.approx(1.0, abs=0.01) and found["age/mae"] < 0.5
     assert found["evaluate/score"] == pytest.approx(1.0, abs=0.01)
     assert harmonic_mean(0.0, 1.0) == 0.0 and harmonic_mean(0.5, 1.0) == pytest.approx(2 / 3)
     with pytest.raises(CapriciousError, match="there are none"):
-        CheckpointScorer([], 64)
+        CheckpointScorer(Listed(), 64)
 
 
 @pytest.fixture(scope="module")

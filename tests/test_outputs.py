@@ -95,15 +95,16 @@ def test_tensorboard_finds_all_metrics_at_the_number_of_images(tmp_path):
 
 def test_prometheus_serves_the_newest_metrics_on_the_port_that_is_asked_for():
     (port,) = free_ports(1)
-    endpoint = observers.prometheus(port)
+    endpoint = observers.prometheus(port, "runs/first")
     try:
         endpoint(METRICS)
         endpoint({**METRICS, "kimg": 1.0})
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()
-        assert {"capricious_training_kimg 1.0", "capricious_training_logits_real -1.5"} <= set(lines)
+        assert 'capricious_training_images{run="runs/first"} 1000.0' in lines
+        assert 'capricious_training_logits{name="real",run="runs/first"} -1.5' in lines
         with pytest.raises(ConfigError, match=f"prometheus_port {port}: .*choose another port"):
-            observers.prometheus(port)
+            observers.prometheus(port, "runs/second")
     finally:
         endpoint.close()
-    assert observers.prometheus(None) is None
+    assert observers.prometheus(None, "runs/first") is None

@@ -176,7 +176,7 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path, best_is, winner):
 def test_a_run_keeps_the_checkpoint_that_a_scorer_likes_best(data, tmp_path):
     scores = iter([3.0, 1.0, 2.0, 4.0])
     config = tiny_config(kimg=0.032, checkpoint_kimg=0.008, best_by="taste")
-    metrics = train(config, data=data, out=str(tmp_path), scorer=lambda network: {"taste": next(scores)})
+    metrics = train(config, data=data, out=str(tmp_path), scorers=[lambda network: {"taste": next(scores)}])
     assert metrics["taste"] == 4.0
     assert metrics["best_bundle"] == str(tmp_path / "checkpoints" / checkpoint.folder_name(16) / "bundle")
     assert load_bundle(metrics["best_bundle"]).info["scores"] == {"taste": 1.0}

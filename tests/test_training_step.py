@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from training_tools import NO_WEIGHTS, SIZE, Brightness, made_up_portraits, tiny_config
+from training_tools import NO_WEIGHTS, SIZE, Brightness, Listed, made_up_portraits, tiny_config
 
 from capricious.errors import CapriciousError, ConfigError
 from capricious.faces import image as image_io
@@ -26,15 +26,6 @@ from capricious.training.networks import new_networks
 from capricious.training.pace import Pace
 from capricious.training.step import GanStep, Sitters, frozen, identity_loss
 from capricious.training.strategy import create
-
-
-class Listed(list):
-    """A list of portraits that can be read like a prepared dataset."""
-
-    resolution, fingerprint = SIZE, "made-up"
-
-    def portrait(self, index):
-        return self[index]
 
 
 def source(**changes):

@@ -76,6 +76,15 @@ def made_up_portraits(count: int, seed: int = 0, held_out: int = 0) -> list[Port
     return portraits
 
 
+class Listed(list):
+    """A list of portraits that can be read like a prepared dataset."""
+
+    resolution, fingerprint = SIZE, "made-up"
+
+    def portrait(self, index):
+        return self[index]
+
+
 def write_dataset(folder: Path, count: int = 10, seed: int = 0, held_out: int = 0) -> str:
     """Writes a prepared dataset of made-up portraits and returns its path."""
     write_shard(str(folder), 0, made_up_portraits(count, seed, held_out), [], pictures=count, seconds={})

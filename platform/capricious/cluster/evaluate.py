@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from PIL import Image
 
 from capricious.annotate.annotator import AnnotatorConfig, parser_sha256
 from capricious.annotate.crop_reader import CropReader
+from capricious.cluster import batch_metrics
 from capricious.cluster.evaluation_data import Chosen, Dataset, choose, read_chosen, training_images, write_chosen
 from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_size
 from capricious.cluster.prepare import PrepareConfig, prepare
@@ -124,6 +126,8 @@ class MeasureShard(ShardWorker):
         without: names of extractors that cannot be had.
     """
 
+    KIND = "evaluate"
+
     def __init__(self, out: str, bundles: dict[str, str], sweep: Sweep, resolution: int, without: frozenset[str]):
         super().__init__(out)
         self.sweep, self.resolution = sweep, resolution
@@ -133,6 +137,7 @@ class MeasureShard(ShardWorker):
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's entry: a batch is the number of one shard."""
+        started = time.perf_counter()
         shard = int(batch["shard"][0])
         chosen = read_chosen(self.out, shard)
         real = cached([portrait for _, portrait in chosen], self.key, self._real)
@@ -146,7 +151,9 @@ class MeasureShard(ShardWorker):
                 rejects.append(reject_row(portrait.source_uri, rejection))
         write_table(rejects_uri(self.out, shard), rejects, REJECT_SCHEMA)
         write_table(measured_uri(self.out, shard), rows, SCHEMA)
-        return {"shard": [shard], "done": [len(chosen) - len(rejects)], "failed": [len(rejects)]}
+        done, failed = len(chosen) - len(rejects), len(rejects)
+        batch_metrics.shard(self.KIND, done, failed, time.perf_counter() - started)
+        return {"shard": [shard], "done": [done], "failed": [failed]}
 
     def _real(self, portrait: Portrait) -> dict[str, Any]:
         with bugs_as_rejections(portrait.source_uri):

@@ -7,18 +7,16 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
-from capricious.training.observers import gauge_name
+from capricious.metrics import TRAINING, of_training
 
 
 class Gauges:
-    """An observer that sets a gauge for each metric, labelled with the run."""
+    """An observer that sets the gauges of capricious.metrics.TRAINING, labelled with the run."""
 
     def __init__(self, run: str):
         self._run = run
-        self._gauges: dict[str, Gauge] = {}
+        self._gauges = {name: Gauge(name, metric.meaning, metric.labels) for name, metric in TRAINING.items()}
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
-        for name, value in metrics.items():
-            if name not in self._gauges:
-                self._gauges[name] = Gauge(gauge_name(name), description=f"Training: {name}", tag_keys=("run",))
-            self._gauges[name].set(value, tags={"run": self._run})
+        for name, labels, value in of_training(metrics):
+            self._gauges[name].set(value, tags={"run": self._run, **labels})

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+from capricious.cluster import batch_metrics
+from capricious.cluster.node_report import Needs
+from capricious.cluster.preflight import preflight, require
 from capricious.cluster.session import session
 from capricious.config import parse, resolved
 from capricious.errors import CapriciousError
@@ -21,12 +26,14 @@ def run_job(
     main: Callable[[Config], int],
     description: str | None,
     foresee: Callable[[Config], str] = lambda config: "",
+    needs: Callable[[Config], Needs] | None = None,
 ) -> int:
     """Runs the `main` of a job on Ray and returns the process's exit code.
 
     `--dry-run` prints the resolved configuration and what `foresee` says, e.g. what the job will cost, and stops
-    before Ray is touched. Errors that are meant for
-    people end as one line on stderr and exit code 1; all others keep their traceback.
+    before Ray is touched. A cluster that lacks what the job `needs` is refused before any work; warnings of the
+    preflight go to stderr. Errors that are meant for people end as one line on stderr and exit code 1; all others
+    keep their traceback.
     """
     try:
         parsed = parse(config_type, description=description or "")
@@ -34,11 +41,26 @@ def run_job(
             print(resolved(parsed.config), end="", flush=True)
             print(foresee(parsed.config))
             return 0
-        with session():
-            return main(parsed.config)
+        started, kind, code = time.monotonic(), Path(sys.argv[0]).stem, 1
+        try:
+            with session():
+                if needs is not None:
+                    _look_first(needs(parsed.config))
+                code = main(parsed.config)
+        finally:
+            batch_metrics.ended(kind, code, time.monotonic() - started)
+        return code
     except CapriciousError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
+
+
+def _look_first(needs: Needs) -> None:
+    findings = preflight(needs)
+    for finding in findings:
+        if finding.level == "warning":
+            print(f"preflight: {finding}", file=sys.stderr)
+    require(findings)

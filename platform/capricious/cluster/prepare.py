@@ -75,6 +75,8 @@ class PrepareOutcome:
 class AnnotateShard(ShardWorker):
     """Annotates one shard of pictures in a Ray Data actor."""
 
+    KIND = "prepare"
+
     def __init__(self, out: str, config: PrepareConfig, retry: frozenset[int]):
         super().__init__(out)
         self.config = config
@@ -93,7 +95,7 @@ class AnnotateShard(ShardWorker):
                 else:
                     portraits[source.uri] = result
         rows = [row for source in sources for row in portraits.get(source.uri, ())]
-        write_shard(self.out, shard, rows, rejects, pictures=len(sources), seconds=self.stopwatch.lap())
+        write_shard(self.out, shard, rows, rejects, pictures=len(sources), seconds=self.lap())
         return {"done": len(rows), "failed": len(rejects)}
 
     def _kept(self, shard: int) -> dict[str, list[Portrait]]:

@@ -43,6 +43,8 @@ Waiting = tuple[Source, Sitting, bytes]
 class RenderShard(ShardWorker):
     """Renders one shard of portraits in a Ray Data actor."""
 
+    KIND = "render"
+
     def __init__(self, config: RenderConfig, plan: Plan, retry: frozenset[int] = frozenset()):
         super().__init__(plan.out)
         self.config, self.plan, self.retry = config, plan, retry

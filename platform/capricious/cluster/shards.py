@@ -7,6 +7,7 @@ again, and at most the shards that were under way are done anew.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ import ray.data
 from tqdm import tqdm
 
 from capricious.annotate.stopwatch import Stopwatch
+from capricious.cluster import batch_metrics
 from capricious.cluster.plan import Plan
 from capricious.data.collections import Source
 from capricious.data.collections.parts import read_part
@@ -35,6 +37,8 @@ class ShardWorker:
     """
 
     READ_AHEAD = 8
+    KIND = ""
+    """What the job is called in its metrics."""
 
     def __init__(self, out: str):
         self.out = out
@@ -44,12 +48,23 @@ class ShardWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's entry: a batch is the number of one shard; returns its counts as a batch of one row."""
         shard = int(batch["shard"][0])
-        counts = self.run_shard(shard, read_part(self.out, shard))
+        started = time.perf_counter()
+        sources = read_part(self.out, shard)
+        counts = self.run_shard(shard, sources)
+        failed = min(counts["failed"], len(sources))  # verify counts problems, of which a picture may have several
+        batch_metrics.shard(self.KIND, len(sources) - failed, failed, time.perf_counter() - started)
+        self.lap()
         return {"shard": [shard], **{name: [count] for name, count in counts.items()}}
 
     def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
         """Does one shard and writes its files; returns counts: "done", "failed" (at least)."""
         raise NotImplementedError
+
+    def lap(self) -> dict[str, float]:
+        """Returns the seconds by stage since the last lap, having counted them."""
+        seconds = self.stopwatch.lap()
+        batch_metrics.stages(self.KIND, seconds)
+        return seconds
 
     def attempt(
         self, sources: Iterable[Source], do: Callable[[Source, bytes], Result]
@@ -150,9 +165,12 @@ def run_shards(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(todo))),
     )
     failed = 0
-    with tqdm(total=sum(map(plan.size_of, todo)), desc=what, unit="picture", smoothing=0.1) as bar:
+    left = sum(map(plan.size_of, todo))
+    with tqdm(total=left, desc=what, unit="picture", smoothing=0.1) as bar:
         for row in done.iter_rows():
             failed += row["failed"]
             then(row)
             bar.update(plan.size_of(row["shard"]))
+            left -= plan.size_of(row["shard"])
+            batch_metrics.left(worker.KIND, left)
             bar.set_postfix(failed=failed)

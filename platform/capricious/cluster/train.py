@@ -15,10 +15,12 @@ from capricious.cluster.session import cpu_count
 from capricious.cluster.torch_workers import notices, report, run_torch_workers
 from capricious.data import storage
 from capricious.errors import ConfigError
+from capricious.evaluate.checkpoint_scorer import CheckpointScorer
 from capricious.training.batches import decoded_bytes
 from capricious.training.config import TrainingConfig
 from capricious.training.datasets import JoinedDatasets
 from capricious.training.loop import train
+from capricious.training.score import held_out
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class TrainConfig:
     pictures fit decoded into training.memory_budget_gb, else Ray Data."""
     decoders: int = 2
     """CPUs that decode for each worker, if Ray Data does."""
+    judge: bool = True
+    """Score each checkpoint by how ages are obeyed and sitters kept ("evaluate/score"), on held-out portraits where
+    there are any, with the networks of jobs/evaluate.py, which are in no loss."""
     max_failures: int = 3
     """Restart the workers from the newest checkpoint after so many failures, then give up."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -82,7 +87,7 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
     portraits = JoinedDatasets(data, "train")  # an unusable dataset is told here, in one line, and not by a worker
     beside = config.decoders if _ray_decodes(config, portraits) else 0
     cpus = config.cpus_per_worker or max(1, cpu_count() // config.workers - beside)
-    settings = {"training": config.training, "data": data, "out": out, "fed": bool(beside)}
+    settings = {"training": config.training, "data": data, "out": out, "fed": bool(beside), "judge": config.judge}
     return run_torch_workers(
         _train_on_worker,
         settings,
@@ -106,12 +111,14 @@ def _ray_decodes(config: TrainConfig, portraits: JoinedDatasets) -> bool:
 def _train_on_worker(settings: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     first = ray.train.get_context().get_world_rank() == 0
+    portraits = held_out(settings["data"]) if first and settings["judge"] else None
     train(
         settings["training"],
         data=settings["data"],
         out=settings["out"],
         report=report,
         notices=notices,
+        scorers=[] if portraits is None else [CheckpointScorer(portraits, settings["training"].resolution)],
         feed=partial(batches_from_ray, settings["training"]) if settings["fed"] else None,
         observers=[Gauges(settings["out"])] if first else [],
     )

@@ -72,6 +72,8 @@ class TrainParserConfig:
 class LabelShard(ShardWorker):
     """Runs the teacher over one shard of pictures in a Ray Data actor."""
 
+    KIND = "label"
+
     def __init__(self, out: str, collection: str, test_share: float):
         super().__init__(out)
         self.collection, self.test_share = collection, test_share

@@ -41,6 +41,8 @@ class Verdict:
 class VerifyShard(ShardWorker):
     """Verifies one shard in a Ray Data actor. Writes nothing."""
 
+    KIND = "verify"
+
     def __init__(self, plan: Plan):
         super().__init__(plan.out)
         self.plan = plan

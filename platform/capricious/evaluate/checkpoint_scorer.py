@@ -5,7 +5,7 @@ Training calls it with the network that it is about to save and learns nothing f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import numpy as np
@@ -26,6 +26,14 @@ SITTERS = 32
 SCORE = "evaluate/score"
 """The harmonic mean of age slope and identity, both cut to 0…1: 0 for a network that ignores age, and for one that
 forgets the sitter; 1 for one that obeys and keeps."""
+
+
+class Portraits(Protocol):
+    """What is read of a prepared dataset."""
+
+    def __len__(self) -> int: ...
+
+    def portrait(self, index: int) -> Portrait: ...
 
 
 class Autoencoder(Protocol):
@@ -49,11 +57,11 @@ class CheckpointScorer:
         CapriciousError: no portraits, or the judge's weights cannot be had.
     """
 
-    def __init__(self, portraits: Sequence[Portrait], resolution: int, threads: int = 1):
-        if not portraits:
+    def __init__(self, portraits: Portraits, resolution: int, threads: int = 1):
+        if not len(portraits):
             raise CapriciousError("checkpoints are scored on held-out portraits, but there are none")
         count = min(SITTERS, len(portraits))
-        chosen = [portraits[i * len(portraits) // count] for i in range(count)]
+        chosen = [portraits.portrait(i * len(portraits) // count) for i in range(count)]
         faces = [portrait.decoded() for portrait in chosen]
         size = (resolution, resolution)
         images = [np.asarray(Image.fromarray(f.image).resize(size, Image.Resampling.LANCZOS)) for f in faces]

@@ -54,7 +54,7 @@ def train(
     out: str,
     strategy: Strategy | None = None,
     report: Report | None = None,
-    scorer: Scorer | None = None,
+    scorers: Sequence[Scorer] = (),
     feed: Feed | None = None,
     notices: Notices | None = None,
     observers: Sequence[Observer] = (),
@@ -68,7 +68,7 @@ def train(
         out: a folder that all processes share, or an s3:// address.
         strategy: None for the one that the configuration names.
         report: see `Report`.
-        scorer: scores each checkpoint; None for the reconstruction of held-out portraits, where there are any.
+        scorers: score each checkpoint, besides the reconstruction of held-out portraits; of the first process.
         feed: decodes pictures elsewhere; None for threads of this process.
         notices: None for SIGTERM to this process.
         observers: told of the metrics, besides those that the configuration names.
@@ -84,7 +84,7 @@ def train(
     paths = [data] if isinstance(data, str) else list(data)
     try:
         with sigterm_notices() as sigterm:
-            run = Run(config, spread, data=paths, out=out, scorer=scorer, feed=feed, observers=observers)
+            run = Run(config, spread, data=paths, out=out, scorers=scorers, feed=feed, observers=observers)
             try:
                 return run.go(started, notices or sigterm, report or (lambda metrics, checkpoint: None))
             finally:
@@ -104,7 +104,7 @@ class Run:
         *,
         data: Sequence[str],
         out: str,
-        scorer: Scorer | None = None,
+        scorers: Sequence[Scorer] = (),
         feed: Feed | None = None,
         observers: Sequence[Observer] = (),
     ):
@@ -135,9 +135,11 @@ class Run:
         )
         ema.network.to(device)
         self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, *new_judges(config, device))
-        if scorer is None and self.processes.rank == 0:
-            scorer = held_out_scorer(data, config.resolution, device)
-        self.outputs = Outputs(config, self.processes, self.state, self.source, out=out, scorer=scorer, told=observers)
+        if self.processes.rank == 0 and (reconstruction := held_out_scorer(data, config.resolution, device)):
+            scorers = [reconstruction, *scorers]
+        self.outputs = Outputs(
+            config, self.processes, self.state, self.source, out=out, scorers=scorers, told=observers
+        )
 
     def go(self, started: float, notices: Notices, report: Report) -> dict[str, Any]:
         """Runs to the end; see `train`."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from capricious.errors import ConfigError
+from capricious.metrics import TRAINING, of_training
 from capricious.training.progress import clock
 
 log = logging.getLogger(__name__)
@@ -86,33 +87,31 @@ class TensorBoard:
 
 
 class Prometheus:
-    """A gauge for each metric, under http://…:PORT/metrics. Only one server a port and process."""
+    """Gauges under http://…:PORT/metrics (capricious.metrics.TRAINING). Only one server a port and process.
 
-    def __init__(self, port: int):
-        from prometheus_client import CollectorRegistry, start_http_server
+    Args:
+        run: the run's address, a label of each gauge.
+    """
 
-        self._registry = CollectorRegistry()
-        self._gauges: dict[str, Any] = {}
-        self._server, self._thread = start_http_server(port, registry=self._registry)
+    def __init__(self, port: int, run: str):
+        from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+        registry = CollectorRegistry()
+        self._run = run
+        self._gauges = {
+            name: Gauge(name, metric.meaning, metric.labels, registry=registry) for name, metric in TRAINING.items()
+        }
+        self._server, self._thread = start_http_server(port, registry=registry)
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
-        from prometheus_client import Gauge
-
-        for name, value in metrics.items():
-            if name not in self._gauges:
-                self._gauges[name] = Gauge(gauge_name(name), f"Training: {name}", registry=self._registry)
-            self._gauges[name].set(value)
+        for name, labels, value in of_training(metrics):
+            self._gauges[name].labels(run=self._run, **labels).set(value)
 
     def close(self) -> None:
         """Gives the port back."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-def gauge_name(metric: str) -> str:
-    """Names a metric as Prometheus wants it."""
-    return "capricious_training_" + metric.replace("/", "_")
 
 
 def tensorboard(folder: Path, images_seen: int) -> TensorBoard | None:
@@ -123,7 +122,7 @@ def tensorboard(folder: Path, images_seen: int) -> TensorBoard | None:
     return TensorBoard(folder, images_seen)
 
 
-def prometheus(port: int | None) -> Prometheus | None:
+def prometheus(port: int | None, run: str) -> Prometheus | None:
     """Returns the Prometheus endpoint if one is asked for.
 
     Raises:
@@ -134,6 +133,6 @@ def prometheus(port: int | None) -> Prometheus | None:
     if find_spec("prometheus_client") is None:
         raise ConfigError("training.prometheus_port needs the package prometheus-client; install it or leave it out")
     try:
-        return Prometheus(port)
+        return Prometheus(port, run)
     except OSError as error:
         raise ConfigError(f"training.prometheus_port {port}: {error.strerror}; choose another port") from error

@@ -43,7 +43,7 @@ class Outputs:
         state: what is being trained; read, and filled by `resume`.
         source: training data, for the sample grid and the statistics of batch norm.
         out: folder or URL.
-        scorer: scores checkpoints, or None.
+        scorers: score checkpoints, in the first process.
         told: observers besides those that the configuration names.
     """
 
@@ -55,11 +55,11 @@ class Outputs:
         source: BatchSource,
         *,
         out: str,
-        scorer: Scorer | None,
+        scorers: Sequence[Scorer],
         told: Sequence[Observer],
     ):
         self.config, self.out = config, out
-        self._processes, self._state, self._source, self._scorer = processes, state, source, scorer
+        self._processes, self._state, self._source, self._scorers = processes, state, source, scorers
         self._first = processes.rank == 0
         self._folder = RunFolder(out)
         keep = config.keep_checkpoints
@@ -175,7 +175,7 @@ class Outputs:
     def _open_observers(self) -> None:
         seen, folder = self._state.images_seen, self._folder.path
         self._folder.fetch("metrics.jsonl")
-        self._prometheus = observers.prometheus(self.config.prometheus_port)
+        self._prometheus = observers.prometheus(self.config.prometheus_port, self.out)
         more: list[Observer | None] = [
             observers.status_line,
             observers.MetricsFile(folder / "metrics.jsonl", seen / 1000),
@@ -215,7 +215,8 @@ class Outputs:
             yield self._source.take(indices), draws.to(device)
 
     def _scores(self) -> dict[str, float]:
-        scores = self._scorer(self._export()) if self._scorer is not None and self._first else {}
+        network = self._export() if self._first and self._scorers else None
+        scores = {} if network is None else dict(item for scorer in self._scorers for item in scorer(network).items())
         wanted = self.config.best_by
         if self._first and wanted is not None and wanted not in scores:
             raise ConfigError(

@@ -52,12 +52,17 @@ def reconstruction_errors(autoencoder: Autoencoder, batch: Batch) -> list[float]
     return ((errors * batch.inside).sum((1, 2)) / batch.inside.sum((1, 2))).tolist()
 
 
+def held_out(data: Sequence[str]) -> JoinedDatasets | None:
+    """Returns the test splits of prepared datasets; None where none of them has one."""
+    tested = [path for path in data if _has_test_split(path)]
+    return JoinedDatasets(tested, "test") if tested else None
+
+
 def held_out_scorer(data: Sequence[str], resolution: int, device: torch.device) -> Scorer | None:
     """Returns the scorer on the test splits of prepared datasets; None where none of them has one."""
-    tested = [path for path in data if _has_test_split(path)]
-    if not tested:
+    portraits = held_out(data)
+    if portraits is None:
         return None
-    portraits = JoinedDatasets(tested, "test")
     return HeldOutReconstruction(
         BatchSource(portraits, resolution=resolution, batch_size=CHUNK, seed=0, device=device, memory_budget=0)
     )
