@@ -1,4 +1,4 @@
-"""What the service counts (capricious.metrics.SERVE), by Ray's own exporter: each node's agent shows it to Prometheus."""
+"""What the service counts (capricious.metrics.SERVE), by Ray's own exporter, on every node."""
 
 from __future__ import annotations
 
