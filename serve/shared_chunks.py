@@ -21,6 +21,7 @@ from capricious.model.bundle import Bundle
 from capricious.model.generator import Modulations
 from capricious.render.renderer import Renderer, _to_uint8, fit
 from capricious.render.sweep import Variant
+from capricious.render.synthesis import segments_of
 from serve.caching import SizedCache
 
 Group = tuple[Face, Sequence[Variant]]
@@ -28,7 +29,7 @@ Group = tuple[Face, Sequence[Variant]]
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """What all variants of a face share: its latent, 1×latent, and the modulations of its label map, batch of 1."""
+    """What all variants of a face share: its latent, 1×latent, and its prepared modulations (render.synthesis)."""
 
     latent: Tensor
     modulations: Modulations
@@ -36,7 +37,7 @@ class Style:
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        return self.latent.nbytes + sum(gamma.nbytes + beta.nbytes for gamma, beta in self.modulations)
+        return self.latent.nbytes + sum(scale.nbytes + shift.nbytes for scale, shift in self.modulations)
 
 
 class SharedChunkRenderer(Renderer):
@@ -61,7 +62,7 @@ class SharedChunkRenderer(Renderer):
             for style, face, (_, variants) in zip(styles, faces, groups, strict=True)
             for variant in variants
         ]
-        # Rows of one face side by side: a chunk of one face needs no copies of its modulations.
+        # Rows of one face side by side: they are modulated together.
         first = {id(style): i for i, (style, _) in reversed(list(enumerate(rows)))}
         order = sorted(range(len(rows)), key=lambda i: first[id(rows[i][0])])
         pictures = np.empty((len(rows), self.resolution, self.resolution, 3), np.uint8)
@@ -73,14 +74,11 @@ class SharedChunkRenderer(Renderer):
 
     def _chunk(self, rows: Sequence[tuple[Style, np.ndarray]]) -> np.ndarray:
         rows = [*rows, *[rows[-1]] * (self.chunk - len(rows))]
-        styles = [style for style, _ in rows]
+        styles = list(dict.fromkeys(style for style, _ in rows))
+        segments = list(segments_of([styles.index(s) for s, _ in rows], [s.modulations for s in styles]))
+        latents = torch.cat([style.latent for style, _ in rows])
         vectors = torch.from_numpy(np.stack([vector for _, vector in rows])).to(self.device)
-        latents = torch.cat([style.latent for style in styles])
-        modulations = styles[0].modulations
-        if any(style is not styles[0] for style in styles):
-            layers = zip(*(style.modulations for style in styles), strict=True)
-            modulations = [(torch.cat([g for g, _ in layer]), torch.cat([b for _, b in layer])) for layer in layers]
-        return _to_uint8(self._generator.synthesize(modulations, latents, vectors))
+        return _to_uint8(self._synthesis(segments, latents, vectors))
 
     def _styles_of(self, faces: Sequence[Face]) -> list[Style]:
         found: dict[str, Style] = {}
@@ -91,7 +89,8 @@ class SharedChunkRenderer(Renderer):
             style = self._styles.get(key)
             if style is None:
                 latent, _ = self._encoder(self._image(face.image))
-                style = Style(latent, self._generator.modulations(self._label_map(face.label_map)))
+                modulations = self._generator.modulations(self._label_map(face.label_map))
+                style = Style(latent, self._synthesis.prepare(modulations))
                 self._styles.put(key, style, style.bytes)
             found[key] = style
         return [found[key] for key in keys]
