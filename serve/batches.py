@@ -92,7 +92,8 @@ class Batches:
                 check_place(text, self.arguments.prefixes, *([schemes] if schemes else []))
             except ValueError as error:
                 raise Problem(422, "place-not-allowed", f"{name}: {error}", stage="batch") from None
-        Sweep.parse(asked.ages, asked.genders, asked.glasses)  # refused here rather than by the job, minutes later
+        # Refused here rather than by the job, minutes later.
+        Sweep.parse(asked.ages, asked.genders, asked.glasses, asked.smiles, asked.emotions)
         flags = {
             "--source": asked.source,
             "--out": asked.out,
@@ -100,6 +101,8 @@ class Batches:
             "--ages": asked.ages,
             "--genders": asked.genders,
             "--glasses": asked.glasses,
+            "--smiles": asked.smiles,
+            "--emotions": asked.emotions,
             "--limit": str(asked.limit),
         }
         # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.

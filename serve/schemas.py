@@ -11,6 +11,9 @@ from capricious.render.sweep import Sweep
 
 Composite = Literal["face", "painting"]
 PictureFormat = Literal["png", "jpeg", "webp"]
+Gender = Literal["female", "male"]
+Glasses = Literal["none", "reading", "sun"]
+Emotion = Literal["neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt"]
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 OWN_AGE = "own"
@@ -28,8 +31,10 @@ class RenderRequest(Upload):
     """One picture, one variant."""
 
     age: float | None = Field(None, ge=0, le=120, description="Years; default: the sitter's own age.", examples=[70])
-    gender: Literal["female", "male"] | None = Field(None, description="Default: the sitter's own.")
-    glasses: Literal["none", "reading", "sun"] | None = Field(None, description="Default: the sitter's own.")
+    gender: Gender | None = Field(None, description="Default: the sitter's own.")
+    glasses: Glasses | None = Field(None, description="Default: the sitter's own.")
+    smile: float | None = Field(None, ge=0, le=1, description="0 is none, 1 a wide one; default: the sitter's own.")
+    emotion: Emotion | None = Field(None, description="Default: the sitter's own.")
     sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
     composite: Composite = Field("painting", description="The whole picture, or one aligned face.")
     face: int = Field(0, ge=0, le=1000, description="Which face, largest first, for composite=face.")
@@ -41,11 +46,13 @@ class RenderRequest(Upload):
             () if self.age is None else (self.age,),
             () if self.gender is None else (self.gender,),
             () if self.glasses is None else (self.glasses,),
+            () if self.smile is None else (self.smile,),
+            () if self.emotion is None else (self.emotion,),
         )
 
 
 class SweepRequest(Upload):
-    """One picture, many variants: the cross product of ages, genders and glasses."""
+    """One picture, many variants: the cross product of ages, genders, glasses, smiles and emotions."""
 
     ages: str | None = Field(
         None,
@@ -56,6 +63,12 @@ class SweepRequest(Upload):
     )
     genders: str = Field("", max_length=100, description="Of female,male; default: the sitter's own.")
     glasses: str = Field("", max_length=100, description="Of none,reading,sun; default: the sitter's own.")
+    smiles: str = Field("", max_length=100, description='"0,0.5,1" or from:to:step; default: the sitter\'s own.')
+    emotions: str = Field(
+        "",
+        max_length=100,
+        description="Of neutral,happy,sad,surprise,fear,disgust,anger,contempt; default: the sitter's own.",
+    )
     sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
     format: Literal["sheet", "gif", "zip", "multipart", "ndjson"] = Field(
         "sheet",
@@ -77,7 +90,7 @@ class SweepRequest(Upload):
             ConfigError: it cannot be.
         """
         ages = "" if (self.ages or "").strip().lower() == OWN_AGE else self.ages
-        return Sweep.parse(ages, self.genders, self.glasses)
+        return Sweep.parse(ages, self.genders, self.glasses, self.smiles, self.emotions)
 
 
 class BatchRequest(BaseModel):
@@ -90,6 +103,8 @@ class BatchRequest(BaseModel):
     ages: str = Field("10:80:10", max_length=400, examples=["20:80:15"])
     genders: str = Field("", max_length=100)
     glasses: str = Field("", max_length=100)
+    smiles: str = Field("", max_length=100)
+    emotions: str = Field("", max_length=100)
     limit: int = Field(0, ge=0, le=10_000_000, description="Render only so many, spread over the collection; 0: all.")
 
 
@@ -152,5 +167,6 @@ class BundleBody(BaseModel):
     ages: list[float] = Field(description="Lowest and highest, in years.")
     genders: list[str]
     glasses: list[str]
+    emotions: list[str]
     limits: LimitsBody
     batches: bool = Field(description="Whether batches are on.")
