@@ -110,12 +110,12 @@ def _pages(pipeline: Pipeline) -> APIRouter:
     async def docs() -> str:
         return pages["docs.html"]
 
-    @router.get("/healthz", tags=["health"])
+    @router.get("/healthz", tags=["health"], response_description="It does.")
     async def healthz() -> dict[str, str]:
         """Whether this process answers."""
         return {"status": "ok"}
 
-    @router.get("/readyz", tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get("/readyz", tags=["health"], response_description="They can.", responses={503: PROBLEMS[503]})
     async def readyz() -> dict[str, str]:
         """Whether faces can be found and rendered."""
         if not await pipeline.ready():
@@ -140,8 +140,8 @@ class Portraits:
     def router(self) -> APIRouter:
         """Returns them."""
         router = APIRouter(tags=["portraits"])
-        router.get("/bundle")(self.bundle)
-        router.post("/annotations")(self.annotate)
+        router.get("/bundle", response_description="The model and the limits.")(self.bundle)
+        router.post("/annotations", response_description="The faces.")(self.annotate)
         files = binary("image/png", "image/gif", "application/zip", "multipart/mixed", "application/x-ndjson")
         router.post("/sweeps", response_class=Response, responses=files)(self.sweep)
         unchanged: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match names is still right."}}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
+from capricious.faces.label_map import CLASSES
 from capricious.render.sweep import Sweep
 
 Composite = Literal["face", "painting"]
@@ -100,11 +101,11 @@ class BatchRequest(BaseModel):
 
     source: str = Field(max_length=1000, description="The collection.", examples=["s3://museum/portraits"])
     out: str = Field(max_length=1000, description="Where results go.", examples=["s3://museum/sweeps"])
-    ages: str = Field("10:80:10", max_length=400, examples=["20:80:15"])
-    genders: str = Field("", max_length=100)
-    glasses: str = Field("", max_length=100)
-    smiles: str = Field("", max_length=100)
-    emotions: str = Field("", max_length=100)
+    ages: str = Field("10:80:10", max_length=400, description="As of a sweep.", examples=["20:80:15"])
+    genders: str = Field("", max_length=100, description="As of a sweep.")
+    glasses: str = Field("", max_length=100, description="As of a sweep.")
+    smiles: str = Field("", max_length=100, description="As of a sweep.")
+    emotions: str = Field("", max_length=100, description="As of a sweep.")
     limit: int = Field(0, ge=0, le=10_000_000, description="Render only so many, spread over the collection; 0: all.")
 
 
@@ -112,12 +113,12 @@ class BatchBody(BaseModel):
     """How a batch is getting on."""
 
     id: str = Field(examples=["render-1f0c2b9d4e6a"])
-    status: Literal["pending", "running", "stopped", "succeeded", "failed"]
+    status: Literal["pending", "running", "stopped", "succeeded", "failed"] = Field(description="Of its job.")
     message: str = Field(description="What the job server says; empty when there is nothing to say.")
-    source: str
-    out: str
-    pictures: int | None = Field(description="In the collection; null until it has been listed.")
-    done: int = Field(description="Pictures in the ledger so far.")
+    source: str = Field(description="The collection.", examples=["s3://museum/portraits"])
+    out: str = Field(description="Where results go.", examples=["s3://museum/sweeps"])
+    pictures: int | None = Field(description="In the collection; null until it has been listed.", examples=[1200])
+    done: int = Field(description="Pictures in the ledger so far.", examples=[340])
 
 
 class FaceBody(BaseModel):
@@ -130,8 +131,8 @@ class FaceBody(BaseModel):
         description="What is known of the sitter.", examples=[{"age": 34.0, "gender": 0.1, "glasses": "none"}]
     )
     attribute_source: dict[str, str | None] = Field(description="label, estimated or null for each attribute.")
-    detection_score: float
-    landmark_score: float
+    detection_score: float = Field(description="Of the detector, 0…1.", examples=[0.98])
+    landmark_score: float = Field(description="Of the landmarks, 0…1.", examples=[0.9])
     resolution_score: float = Field(description="Pixels of the picture per pixel of the crop.")
     inside_score: float = Field(description="Share of the crop inside of the picture.")
     image: str = Field(description="The aligned crop, PNG, base64.")
@@ -141,32 +142,32 @@ class FaceBody(BaseModel):
 class AnnotationBody(BaseModel):
     """A picture with its faces, largest first."""
 
-    source_sha256: str
-    width: int
-    height: int
-    classes: list[str] = Field(description="Names of the label map's classes.")
-    faces: list[FaceBody]
+    source_sha256: str = Field(description="Of the upload.")
+    width: int = Field(description="Of the picture, pixels, turned as its EXIF says.", examples=[1600])
+    height: int = Field(description="Likewise.", examples=[2000])
+    classes: list[str] = Field(description="Names of the label map's classes.", examples=[list(CLASSES)])
+    faces: list[FaceBody] = Field(description="At least one.")
 
 
 class LimitsBody(BaseModel):
     """What the service takes on."""
 
-    max_upload_mb: int
-    max_megapixels: int
-    max_variants: int
-    max_faces: int
-    timeout_s: float
-    rate_per_minute: float
+    max_upload_mb: int = Field(description="Size of an upload.", examples=[32])
+    max_megapixels: int = Field(description="Size of its picture.", examples=[64])
+    max_variants: int = Field(description="Of one sweep, the source included.", examples=[64])
+    max_faces: int = Field(description="Of one picture, the largest ones; 0: all.", examples=[8])
+    timeout_s: float = Field(description="After which a request is given up.", examples=[120])
+    rate_per_minute: float = Field(description="Requests of one caller; 0: no limit.", examples=[0])
 
 
 class BundleBody(BaseModel):
     """The model and what it can be asked for."""
 
-    sha256: str
+    sha256: str = Field(description="Of the bundle's files.")
     bundle: dict[str, Any] = Field(description="The content of bundle.json: architecture, training, licence.")
     ages: list[float] = Field(description="Lowest and highest, in years.")
-    genders: list[str]
-    glasses: list[str]
-    emotions: list[str]
-    limits: LimitsBody
+    genders: list[str] = Field(description="What a sweep may ask for.", examples=[["female", "male"]])
+    glasses: list[str] = Field(description="Likewise.", examples=[["none", "reading", "sun"]])
+    emotions: list[str] = Field(description="Likewise.", examples=[["neutral", "happy"]])
+    limits: LimitsBody = Field(description="What the service takes on.")
     batches: bool = Field(description="Whether batches are on.")
