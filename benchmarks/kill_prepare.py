@@ -8,71 +8,24 @@ with that of a run that nobody disturbed.
 """
 
 import hashlib
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from itertools import cycle
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
+from killing import add_arguments, disturb
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "prepare.py"
-ACTOR = "ray::MapWorker"
 
 
 def start(options, out: Path, log) -> subprocess.Popen:
     command = [sys.executable, str(JOB), "--source", options.source, "--out", str(out), "--limit", str(options.limit)]
     return subprocess.Popen([*command, "--workers", str(options.workers)], stdout=log, stderr=log)
-
-
-def victims(driver: subprocess.Popen, kind: str) -> list[psutil.Process]:
-    """Returns the processes of a kind that can be killed now."""
-    if kind == "driver":
-        return [psutil.Process(driver.pid)]
-    found = []
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        try:
-            title = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if title.startswith("ray::") and title.startswith(ACTOR) == (kind == "actor"):
-            found.append(process)
-    return found
-
-
-def disturb(options, out: Path, log) -> Counter:
-    """Runs until done, killing on the way; returns how many of each kind were killed."""
-    draw, kinds, killed = random.Random(options.seed), cycle(("actor", "worker", "driver")), Counter()
-    kind, driver = next(kinds), start(options, out, log)
-    while True:
-        wait = draw.uniform(options.shortest, options.longest) if killed.total() < options.kills else None
-        try:
-            code = driver.wait(wait)
-        except subprocess.TimeoutExpired:
-            if not (chosen := victims(driver, kind)):
-                continue  # it is still starting
-            victim = draw.choice(chosen)
-            print(f"kill {killed.total() + 1}: {kind} {' '.join(victim.cmdline())[:60]}", flush=True)
-            os.kill(victim.pid, signal.SIGKILL)
-            killed[kind] += 1
-            kind, was = next(kinds), kind
-            if was == "driver":
-                driver.wait()
-                driver = start(options, out, log)
-            continue
-        done = (out / "_manifest.json").exists()
-        print(f"the job ended with exit code {code}, {'complete' if done else 'incomplete: again'}", flush=True)
-        if done:
-            return killed
-        driver = start(options, out, log)
 
 
 def check(out: Path) -> tuple[int, str]:
@@ -99,11 +52,7 @@ def main() -> None:
     arguments = ArgumentParser(description=__doc__)
     arguments.add_argument("--source", required=True)
     arguments.add_argument("--limit", type=int, default=2000)
-    arguments.add_argument("--workers", type=int, default=2)
-    arguments.add_argument("--kills", type=int, default=10)
-    arguments.add_argument("--shortest", type=float, default=20.0, help="seconds between two kills")
-    arguments.add_argument("--longest", type=float, default=45.0)
-    arguments.add_argument("--seed", type=int, default=0)
+    add_arguments(arguments, shortest=20.0, longest=45.0)
     options = arguments.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
     try:
@@ -112,7 +61,8 @@ def main() -> None:
             start(options, folder / "calm", log).wait()
             print(f"undisturbed: {time.monotonic() - started:.0f} s")
             started = time.monotonic()
-            killed = disturb(options, folder / "disturbed", log)
+            out = folder / "disturbed"
+            killed = disturb(options, lambda: start(options, out, log), (out / "_manifest.json").exists)
             print(f"disturbed: {time.monotonic() - started:.0f} s, killed: {dict(killed)}")
         inputs, calm = check(folder / "calm")
         again, disturbed = check(folder / "disturbed")

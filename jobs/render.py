@@ -20,12 +20,14 @@ from capricious.cluster.estimate import estimate
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
 from capricious.cluster.publish import GALLERY
-from capricious.cluster.render import RenderConfig, render
+from capricious.cluster.render import render
+from capricious.cluster.render_config import RenderConfig
 
 
 def main(config: RenderConfig) -> int:
     outcome = render(config)
     print(f"{outcome.rendered} of {outcome.pictures} portraits rendered: {config.out}/{GALLERY}")
+    print(f"rights: {outcome.rights}")
     for reason, count in outcome.reasons.items():
         print(f"  {count:6d}  {reason}")
     return outcome.exit_code(config.failure_share)

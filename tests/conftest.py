@@ -19,6 +19,9 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
 
 
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A local Ray with four logical CPUs and its own folder: no stale address file can make it wait."""
@@ -45,42 +48,89 @@ def free_ports(count: int) -> list[int]:
     return list(itertools.islice(found, count))
 
 
+class Store:
+    """A SeaweedFS server that knows one key, on a folder of its own. It can be killed and started again."""
+
+    def __init__(self, folder: Path):
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        self.port, master, volume, filer = free_ports(4)
+        self._log = folder / "log"
+        weed = str(Path(sys.executable).with_name("weed"))
+        self._command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        self._command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
+        self._command += ["-filer=true", "-s3=true", f"-s3.port={self.port}", f"-s3.config={folder}/s3.json"]
+        self._command += ["-volume.max=20", "-master.volumeSizeLimitMB=64"]
+        # Unused, on fixed ports: a second server could not start.
+        self._command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._server = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        self._server.kill()  # it would take half a minute to say goodbye
+        self._server.wait()
+
+
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """An empty bucket on a SeaweedFS server that knows one key."""
+def store(tmp_path_factory):
+    """A server to which the environment points."""
     from capricious.data import storage
 
-    folder = tmp_path_factory.mktemp("s3")
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    port, master, volume, filer = free_ports(4)
-    weed = str(Path(sys.executable).with_name("weed"))
-    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
-    command += ["-filer=true", "-s3=true", f"-s3.port={port}", f"-s3.config={folder}/s3.json"]
-    command += ["-volume.max=20", "-master.volumeSizeLimitMB=64"]
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # unused, on fixed ports: a second server could not start
-    before = dict(os.environ)
+    server, before = Store(tmp_path_factory.mktemp("s3")), dict(os.environ)
     os.environ.update(
-        AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.port}",
         AWS_ACCESS_KEY_ID="testkey",
         AWS_SECRET_ACCESS_KEY="testsecret",
         AWS_DEFAULT_REGION="us-east-1",
     )
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+    server.start()
     try:
-        yield _bucket_when_up(f"museum-{port}", deadline=time.monotonic() + 90)
+        yield server
     finally:
-        server.kill()  # it would take half a minute to say goodbye
-        server.wait()
+        server.kill()
         storage._filesystem.cache_clear()
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def bucket(store):
+    """An empty bucket on it."""
+    return _bucket_when_up(f"museum-{store.port}", deadline=time.monotonic() + 90)
+
+
+@pytest.fixture
+def start_job(ray_cluster):
+    """Starts jobs/NAME with arguments on the session's Ray, as `ray job submit` with --runtime-env-json would."""
+    import ray
+
+    address, started = ray.get_runtime_context().gcs_address, []
+
+    def start(name: str, *arguments: str) -> subprocess.Popen:
+        # Ray's own processes are older than the store's credentials.
+        credentials = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+        env = {
+            "RAY_ADDRESS": address,
+            "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": credentials}}),
+        }
+        command = [sys.executable, str(JOBS / name), *arguments]
+        started.append(
+            subprocess.Popen(
+                command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+        return started[-1]
+
+    yield start
+    for job in started:
+        job.kill()
+        job.wait()
 
 
 def _bucket_when_up(name: str, deadline: float) -> str:

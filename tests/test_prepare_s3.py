@@ -1,9 +1,6 @@
 """Prepare as a user runs it, from a real S3-compatible server to the same, killed on the way and run again."""
 
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from skimage.data import astronaut, coffee
@@ -12,23 +9,18 @@ from capricious.data import storage
 from capricious.data.prepared import PreparedDataset, read_receipts, read_rejects
 from capricious.faces.image import encode
 
-JOB = Path(__file__).resolve().parents[1] / "jobs" / "prepare.py"
 
-
-def run(source: str, out: str) -> subprocess.Popen:
-    command = [sys.executable, str(JOB), "--source", source, "--out", out, "--workers", "1", "--shard-size", "2"]
-    return subprocess.Popen([*command, "--test-share", "0", "--annotator.resolution", "64"])
-
-
-def test_from_s3_to_s3_with_the_driver_killed(bucket):
+def test_from_s3_to_s3_with_the_driver_killed(bucket, start_job):
     photo = astronaut()
     pictures = {f"{shift:02d}.jpg": encode(np.roll(photo, shift, 1), "jpeg") for shift in range(0, 60, 10)}
     pictures |= {"coffee.jpg": encode(coffee(), "jpeg"), "notes.txt": b"no picture"}
     for name, data in pictures.items():
         storage.write_atomic(f"{bucket}/pictures/{name}", data)
     source, out = f"{bucket}/pictures", f"{bucket}/prepared"
+    prepare = ["--source", source, "--out", out, "--workers", "1", "--shard-size", "2"]
+    prepare += ["--test-share", "0", "--annotator.resolution", "64"]
 
-    first = run(source, out)
+    first = start_job("prepare.py", *prepare)
     while not read_receipts(out) and first.poll() is None:
         time.sleep(0.2)
     first.kill()
@@ -36,7 +28,8 @@ def test_from_s3_to_s3_with_the_driver_killed(bucket):
     done = read_receipts(out)
     assert done
 
-    assert run(source, out).wait() == 3
+    printed, _ = (again := start_job("prepare.py", *prepare)).communicate()
+    assert again.returncode == 3, printed
     assert {shard: receipt for shard, receipt in read_receipts(out).items() if shard in done} == done
     dataset = PreparedDataset(out, None)
     found = sorted(dataset.portrait(i).source_uri for i in range(len(dataset)))

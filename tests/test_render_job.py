@@ -9,28 +9,36 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import c2pa
 import numpy as np
 import pytest
 import torch
+from credentials_tools import make_signer
 from skimage.data import astronaut, coffee
 
 from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster import prepare as prepare_module
 from capricious.cluster import render as render_module
+from capricious.cluster import render_shard
 from capricious.cluster import verify as verify_module
 from capricious.cluster.estimate import estimate
 from capricious.cluster.ledger import portraits
 from capricious.cluster.plan import read_plan
 from capricious.cluster.prepare import PrepareConfig, prepare
-from capricious.cluster.render import RenderConfig, render
+from capricious.cluster.render import render
+from capricious.cluster.render_config import Gate, RenderConfig
 from capricious.cluster.verify import VerifyConfig, verify
 from capricious.data import storage
+from capricious.data.collections import Source
 from capricious.data.rights import is_open
 from capricious.errors import CapriciousError
+from capricious.faces.attributes import Attributes
 from capricious.faces.image import encode
-from capricious.model.bundle import save_bundle
+from capricious.model.bundle import load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
+from capricious.model.learnt import Learnt
+from capricious.render.content_credentials import CredentialsConfig
 from capricious.render.provenance import read_stamp
 
 R = 64
@@ -71,13 +79,13 @@ def collection(tmp_path_factory):
     (folder / "1907.19.jpg").write_bytes(encode(np.roll(astronaut(), 20, 1), "jpeg"))
     (folder / "still-life.jpg").write_bytes(encode(coffee(), "jpeg"))
     rows = [
-        "1907.17.jpg,CC0",
-        "1907.18.png,In copyright",
-        "1907.19.jpg,",
-        "still-life.jpg,public domain",
-        "lost.jpg,CC0",
+        "1907.17.jpg,CC0,CC0",
+        "1907.18.png,In copyright,In copyright",
+        "1907.19.jpg,Public Domain Mark 1.0,",
+        "still-life.jpg,public domain,CC0",
+        "lost.jpg,CC0,CC0",
     ]
-    (folder / "labels.csv").write_text("\n".join(["file,rights", *rows]) + "\n")
+    (folder / "labels.csv").write_text("\n".join(["file,rights,rights of the photograph", *rows]) + "\n")
     return folder
 
 
@@ -153,6 +161,53 @@ def test_shards_that_were_killed_are_done_again_and_no_others(config):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_a_bug_in_one_portrait_costs_no_other(config, monkeypatch):
+    together = render_shard.render_pictures
+
+    def buggy(sittings, *arguments, **more):
+        if any(sitting.source_uri.endswith("1907.19.jpg") for sitting in sittings):
+            raise ZeroDivisionError("a bug")
+        return together(sittings, *arguments, **more)
+
+    monkeypatch.setattr(render_shard, "render_pictures", buggy)
+    outcome = render(replace(config, rights="any", shard_size=5))  # all in one forward pass
+    assert outcome.rendered == 2
+    assert outcome.reasons == {"internal: ZeroDivisionError": 1, "detect: no-face": 1, "read: not-found": 1}
+    assert verify(VerifyConfig(config.out)).problems == 0
+
+
+def test_what_a_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(config, bundle, tmp_path):
+    known = load_bundle(bundle)
+    learnt = Learnt.of(np.stack([Attributes(age=float(age), gender=1.0).vector() for age in range(61)]))
+    save_bundle(tmp_path / "bundle", known.generator, known.encoder, learnt=learnt)
+    config = replace(config, bundle=str(tmp_path / "bundle"))
+    with pytest.raises(CapriciousError, match="gender female cannot be rendered: the bundle was trained on 61 male"):
+        render(replace(config, genders="female"))
+    render(config)
+    rows = ledger(config)["1907.17.jpg"]
+    assert {row["product"]: row["extrapolated"] for row in rows} == {
+        "age-20": False,
+        "age-70": True,
+        "sheet": True,
+        "animation": True,
+    }
+    assert '"extrapolated":["age-70"]' in Path(config.out, "gallery", "ok-0000.js").read_text()
+
+
+def test_every_file_is_signed_with_the_users_certificate(config, tmp_path):
+    _, chain, key = make_signer()
+    (tmp_path / "chain.pem").write_bytes(chain)
+    (tmp_path / "key.pem").write_bytes(key)
+    signed = replace(config, credentials=CredentialsConfig(str(tmp_path / "chain.pem"), str(tmp_path / "key.pem")))
+    render(signed)
+    for row in ledger(signed)["1907.17.jpg"]:
+        file = Path(signed.out, row["file"])
+        assert c2pa.Reader(str(file)).get_validation_state() == "Valid"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == row["sha256"]
+    with pytest.raises(CapriciousError, match="another certificate_sha256"):
+        render(config)
+
+
 def test_another_parameter_on_the_same_output_is_refused_by_name(config, tmp_path):
     render(config)
     exclude = tmp_path / "exclude.txt"
@@ -174,7 +229,9 @@ def test_failed_portraits_are_tried_again_on_request_and_only_they(config, colle
     (copy / "good.jpg").write_bytes((collection / "1907.17.jpg").read_bytes())
     (copy / "labels.csv").write_text("file\ngood.jpg\nlate.jpg\n")
     config = replace(config, source=str(copy), prepared="")
-    assert render(config).reasons == {"read: not-found": 1}
+    outcome = render(config)
+    assert outcome.reasons == {"read: not-found": 1}
+    assert outcome.rights == "the collection states no rights: whoever started this answers for them"
     good = Path(config.out, ledger(config)["good.jpg"][0]["file"])
     written = good.stat().st_mtime_ns
     (copy / "late.jpg").write_bytes((collection / "1907.19.jpg").read_bytes())
@@ -189,12 +246,24 @@ def test_failed_portraits_are_tried_again_on_request_and_only_they(config, colle
 
 def test_rights_that_must_be_stated_and_pictures_that_must_stay_out(config, collection, tmp_path):
     (tmp_path / "exclude.txt").write_text("still-life\n\nhttps://example.org/other.jpg\n")
-    strict = replace(config, rights_column="rights", exclude=str(tmp_path / "exclude.txt"))
+    strict = replace(config, rights_column="rights of the photograph", exclude=str(tmp_path / "exclude.txt"))
     outcome = render(strict)
     assert (outcome.rendered, outcome.skipped) == (1, 3)
     assert outcome.reasons == {"rights: not-open": 2, "exclude: excluded": 1, "read: not-found": 1}
     anything = replace(config, rights="any", out=str(tmp_path / "any"))
     assert render(anything).rendered == 3
+    assert "whatever their rights" in json.loads((tmp_path / "any" / "report.json").read_text())["rights"]
+
+
+def test_where_rights_are_stated_silence_is_no_permission(config):
+    silent, open_, closed = (Source("a.jpg", license=words) for words in ("", "CC0", "In copyright"))
+    gate = Gate(config, stated=True)
+    assert gate.check(open_) is None
+    assert gate.check(closed).detail.startswith("its rights are stated as 'In copyright'")
+    assert gate.check(silent).detail.startswith("its rights are not stated")
+    assert Gate(config, stated=False).check(silent) is None  # whoever runs it answers for a plain folder
+    assert Gate(replace(config, rights_column="rights"), stated=False).check(silent) is not None
+    assert Gate(replace(config, rights="any"), stated=True).check(closed) is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The errors that people are meant to read: what happened, to which item, and what to do about it."""
 
+REMEDY = "put that right and run the same command again to go on"
+"""What to do after a failure that was not a picture's fault but the machine's, such as a full disk."""
+
 
 class CapriciousError(Exception):
     """Base of all errors that end in one plain sentence for the user instead of a traceback."""

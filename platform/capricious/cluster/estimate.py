@@ -7,9 +7,12 @@ import time
 from dataclasses import dataclass
 
 from capricious.cluster.plan import Plan
-from capricious.cluster.render import Gate, RenderConfig, RenderShard, asked, located
+from capricious.cluster.render import asked, located
+from capricious.cluster.render_config import Gate, RenderConfig
+from capricious.cluster.render_shard import RenderShard
 from capricious.data.collections import Source
 from capricious.errors import CapriciousError
+from capricious.render.picture import SweepResult
 
 SAMPLE = 6
 """Portraits that are rendered; the first of them once before, untimed, to warm up."""
@@ -23,7 +26,7 @@ class Estimate:
         portraits, skipped: in the collection, and how many of them rights gate and exclusion list leave out.
         products: files of each portrait.
         sampled, failed: portraits that were tried, and how many of them cannot be rendered.
-        seconds, bytes: of one portrait, mean over those that were rendered.
+        seconds, bytes: of one portrait that can be rendered, with its share of those that cannot.
     """
 
     portraits: int
@@ -57,7 +60,8 @@ def estimate(config: RenderConfig) -> Estimate:
         CapriciousError: nothing to render, or bundle or weights are missing.
     """
     config = located(config)
-    gate, draw = Gate(config), random.Random(0)
+    stated = any(source.license for source in config.sources())
+    gate, draw = Gate(config, stated), random.Random(0)
     sample: list[Source] = []
     portraits = skipped = 0
     for source in config.sources():  # reservoir sampling: every portrait has the same chance, none is kept
@@ -72,26 +76,21 @@ def estimate(config: RenderConfig) -> Estimate:
             sample[place] = source
     if not portraits:
         raise CapriciousError(f"{config.source} has no files")
-    worker = RenderShard(config, Plan(config.out, asked(config)))
-    times, sizes, failed = [], [], 0
-    if sample:
-        _tried(worker, sample[0])
-    for source in sample:
-        outcome = _tried(worker, source)
-        if outcome is None:
-            failed += 1
-        else:
-            times.append(outcome[0])
-            sizes.append(outcome[1])
-    count = max(1, len(times))
-    products = len(config.deliverables.products(config.sweep))
-    return Estimate(portraits, skipped, products, len(sample), failed, sum(times) / count, sum(sizes) / count)
-
-
-def _tried(worker: RenderShard, source: Source) -> tuple[float, int] | None:
-    """Returns seconds and bytes of a portrait, or None if it cannot be rendered."""
+    worker = RenderShard(config, Plan(config.out, {**asked(config), "rights_stated": int(stated)}))
+    _sizes(worker, sample[:1])
     started = time.perf_counter()
-    for _, result in worker.attempt([source], lambda s, data: sum(len(d[2]) for d, _ in worker.files(s, data))):
-        if isinstance(result, int):
-            return time.perf_counter() - started, result
-    return None
+    sizes = _sizes(worker, sample)
+    seconds = time.perf_counter() - started
+    count = max(1, len(sizes))
+    products = len(config.deliverables.products(config.sweep))
+    failed = len(sample) - len(sizes)
+    return Estimate(portraits, skipped, products, len(sample), failed, seconds / count, sum(sizes) / count)
+
+
+def _sizes(worker: RenderShard, sample: list[Source]) -> list[int]:
+    """Returns the bytes of each portrait that can be rendered."""
+
+    def size(source: Source, result: SweepResult, data: bytes) -> int:
+        return sum(len(content) for _, _, content in worker.files(result, data))
+
+    return [found for _, found in worker.each(sample, size) if isinstance(found, int)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from capricious.cluster.node_report import Needs
 from capricious.cluster.preflight import preflight, require
 from capricious.cluster.session import session
 from capricious.config import parse, resolved
-from capricious.errors import CapriciousError
+from capricious.errors import REMEDY, CapriciousError
 
 Config = TypeVar("Config")
 
@@ -52,6 +53,11 @@ def run_job(
         return code
     except CapriciousError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}; {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -38,6 +38,7 @@ LEDGER_SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("bytes", pa.int64()),
         ("faces", pa.int32()),
+        ("extrapolated", pa.bool_()),  # shows an age outside of those that the bundle has learnt; null unless ok
         ("source_sha256", pa.string()),
         ("rights", pa.string()),
     ]

@@ -138,7 +138,13 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
     shards, size = _write_shards(out, listing, workers, config.shard_size)
     if shards == 0:
         raise CapriciousError(f"{config.source} has no files")
-    counted = {"pictures": listing.count, "listing_sha256": listing.sha256, "shard_size": size, "shards": shards}
+    counted = {
+        "pictures": listing.count,
+        "rights_stated": listing.stated,
+        "listing_sha256": listing.sha256,
+        "shard_size": size,
+        "shards": shards,
+    }
     storage.write_atomic(storage.join(out, PLAN), json.dumps({**asked, **counted}, indent=2).encode())
     return Plan(out, {**asked, **counted})
 
@@ -163,17 +169,19 @@ def _short(value: Any) -> str:
 
 
 class _Listing:
-    """Counts and fingerprints what passes: addresses and labels, not the pictures' bytes."""
+    """Counts and fingerprints what passes (addresses and labels, not the pictures' bytes), and statements of rights."""
 
     def __init__(self, sources: Iterable[Source]):
         self._sources = sources
         self._hash = hashlib.sha256()
         self.count = 0
+        self.stated = 0
 
     def __iter__(self) -> Iterator[Source]:
         for source in self._sources:
             self._hash.update(json.dumps(source.to_row(), sort_keys=True).encode() + b"\n")
             self.count += 1
+            self.stated += bool(source.license)
             yield source
 
     @property

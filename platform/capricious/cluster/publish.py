@@ -10,6 +10,7 @@ from typing import Any
 from capricious.cluster import ledger
 from capricious.cluster.plan import Plan
 from capricious.data import storage
+from capricious.render.deliverables import WHOLE
 from capricious.render.gallery import GalleryWriter
 
 REPORT = "report.json"
@@ -48,10 +49,20 @@ def publish(plan: Plan) -> dict[str, Any]:
         **{status: portraits[status] for status in ("ok", "failed", "skipped")},
         "rows": rows,
         "bytes": size,
+        "rights": rights_note(plan),
         "reasons": dict(reasons.most_common()),
     }
     storage.write_atomic(storage.join(out, REPORT), json.dumps(report, indent=2).encode())
     return report
+
+
+def rights_note(plan: Plan) -> str:
+    """Says on whose word the pictures were rendered."""
+    if plan.fields["rights"] == "any":
+        return "rendered whatever their rights, as asked for"
+    if plan.fields["rights_stated"] or plan.fields["rights_column"]:
+        return "rendered only what the collection states to be CC0 or in the public domain"
+    return "the collection states no rights: whoever started this answers for them"
 
 
 def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:
@@ -66,5 +77,6 @@ def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:
     if first["status"] != "ok":
         return {**entry, "stage": first["stage"], "reason": first["reason"], "detail": first["detail"]}
     files = {row["product"]: row["file"] for row in portrait}
+    guessed = [row["product"] for row in portrait if row.get("extrapolated") and row["product"] not in WHOLE]
     folder = first["file"].rpartition("/")[0]
-    return {**entry, "folder": folder, "faces": first["faces"], "files": files}
+    return {**entry, "folder": folder, "faces": first["faces"], "files": files, "extrapolated": guessed}

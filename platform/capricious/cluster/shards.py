@@ -24,7 +24,7 @@ from capricious.cluster.plan import Plan
 from capricious.data.collections import Source
 from capricious.data.collections.parts import read_part
 from capricious.data.records import reject_row
-from capricious.errors import CapriciousError, Rejection
+from capricious.errors import REMEDY, CapriciousError, Rejection
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -70,17 +70,14 @@ class ShardWorker:
         self, sources: Iterable[Source], do: Callable[[Source, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
         """Reads each source and does it; yields its result, or its row for the rejects table."""
+
+        def read_and_do(source: Source, data: Future[bytes]) -> Result:
+            with self.stopwatch.stage("read"):
+                content = _content(data)
+            return do(source, content)
+
         for source, data in self._read_ahead(sources):
-            try:
-                with bugs_as_rejections(source.uri):
-                    with self.stopwatch.stage("read"):
-                        content = _content(data)
-                    result = do(source, content)
-                yield source, result
-            except Rejection as rejection:
-                yield source, reject_row(source.uri, rejection)
-            except OSError as error:  # not this picture's fault but the machine's: a full disk
-                raise CapriciousError(f"{error}; put that right and run the same command again to go on") from error
+            yield source, tried(source.uri, read_and_do, source, data)
 
     def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
@@ -90,6 +87,21 @@ class ShardWorker:
                 if len(waiting) > self.READ_AHEAD:
                     yield waiting.popleft()
             yield from waiting
+
+
+def tried(uri: str, do: Callable[..., Result], *arguments: Any) -> Result | dict[str, str]:
+    """Calls do(*arguments) on behalf of one picture; returns its result, or the picture's row for the rejects table.
+
+    Raises:
+        CapriciousError: what happened is not this picture's fault but the machine's, e.g. a full disk.
+    """
+    try:
+        with bugs_as_rejections(uri):
+            return do(*arguments)
+    except Rejection as rejection:
+        return reject_row(uri, rejection)
+    except OSError as error:
+        raise CapriciousError(f"{error}; {REMEDY}") from error
 
 
 @contextmanager
@@ -117,6 +129,33 @@ def _content(data: Future[bytes]) -> bytes:
         raise Rejection("read", "unreadable", str(error)) from error
 
 
+class Told:
+    """What Ray runs: a worker whose errors that are meant for people come back as text. Ray would bury their sentence
+    under a page of its own, and hides their type.
+
+    Args:
+        worker, arguments: as of run_shards().
+    """
+
+    def __init__(self, worker: type[ShardWorker], arguments: dict[str, Any]):
+        self._error = ""
+        try:
+            self._worker = worker(**arguments)
+        except CapriciousError as error:
+            self._error = str(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """As ShardWorker, with "error": a text, or nothing."""
+        if not self._error:
+            try:
+                return {**self._worker(batch), "error": [""]}
+            except CapriciousError as error:
+                self._error = str(error)
+            except OSError as error:
+                self._error = f"{error}; {REMEDY}"
+        return {"shard": [int(batch["shard"][0])], "error": [self._error]}
+
+
 def run_shards(
     worker: type[ShardWorker],
     arguments: dict[str, Any],
@@ -138,6 +177,9 @@ def run_shards(
         what: verb for the progress bar, e.g. "prepare".
         gpus: of each actor.
         then: is called with the counts of each shard as it ends.
+
+    Raises:
+        CapriciousError: as a worker's constructor or run_shard did.
     """
     if not todo:
         return
@@ -145,8 +187,8 @@ def run_shards(
         print(f"{plan.shards - len(todo)} of {plan.shards} shards are done already")
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts pictures, not blocks
     done = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
-        worker,
-        fn_constructor_kwargs=arguments,
+        Told,
+        fn_constructor_args=(worker, arguments),
         batch_size=1,
         num_cpus=1,
         num_gpus=gpus,
@@ -156,6 +198,8 @@ def run_shards(
     left = sum(map(plan.size_of, todo))
     with tqdm(total=left, desc=what, unit="picture", smoothing=0.1) as bar:
         for row in done.iter_rows():
+            if row["error"]:
+                raise CapriciousError(row["error"])
             failed += row["failed"]
             then(row)
             bar.update(plan.size_of(row["shard"]))

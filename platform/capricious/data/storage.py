@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import BinaryIO, cast
 
@@ -212,12 +212,23 @@ def write_atomic(uri: str, data: bytes) -> None:
         fs.pipe_file(path, data)  # an object appears only when its upload is complete
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "wb") as file:
+    with _replacing(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):  # on a full disk it would be in the way
+            os.unlink(partial)
+        raise
 
 
 @contextmanager
@@ -226,12 +237,8 @@ def atomic_writer(uri: str) -> Iterator[BinaryIO]:
     fs, path = locate(uri)
     if isinstance(fs, LocalFileSystem):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        partial = f"{path}.{os.getpid()}.partial"
-        with open(partial, "wb") as file:
+        with _replacing(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
         return
     upload = fs.open(path, "wb", autocommit=False)
     try:

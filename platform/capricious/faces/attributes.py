@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+GENDERS = ("female", "male")
 GLASSES = ("none", "reading", "sun")
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
 

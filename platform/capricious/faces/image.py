@@ -266,6 +266,7 @@ def encode(
     *,
     icc: bytes | None = None,
     exif: bytes = b"",
+    compression: int = 6,
 ) -> bytes:
     """Encodes H×W×3 (sRGB, or as `icc` says) or H×W as "png", "jpeg", "webp" or "tiff".
 
@@ -276,6 +277,7 @@ def encode(
         lossless: webp only.
         icc: colour profile to embed.
         exif: EXIF block to embed, as Pillow's Exif.tobytes() gives it.
+        compression: png only, 0 (none) … 9 (slow); 3 takes half of the time of 6, for a quarter more bytes.
 
     Raises:
         ValueError: shape, dtype, format or quality is none of these, or a side is longer than the
@@ -298,6 +300,8 @@ def encode(
     options: dict[str, object] = {}
     if format == "jpeg":
         options = {"quality": quality, "subsampling": 0}  # 4:4:4: painted lips and eyes are small and red
+    elif format == "png":
+        options = {"compress_level": compression}
     elif format == "webp":
         options = {"quality": quality, "lossless": lossless, "method": 0}  # a third of the time of 4, 5 % more bytes
     if icc:

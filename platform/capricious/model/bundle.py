@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from capricious.faces.label_map import CLASSES
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
 from capricious.model.layers import plain_state
+from capricious.model.learnt import Learnt
 
 FORMAT_VERSION = 1
 INFO = "bundle.json"
@@ -47,6 +49,7 @@ class Bundle:
     Attributes:
         generator, encoder: in eval mode, without gradients, float32, on the CPU when loaded.
         info: the content of bundle.json.
+        learnt: which attributes and ages it was trained on; None where the bundle does not say.
         training_pictures: sorted uint64 names of the pictures that it was trained on (data.records.picture_names),
             so that nobody measures it on them unawares; None where the bundle does not say.
     """
@@ -55,6 +58,10 @@ class Bundle:
     encoder: StyleEncoder
     info: dict[str, Any]
     training_pictures: np.ndarray | None = None
+
+    @cached_property
+    def learnt(self) -> Learnt | None:
+        return Learnt.of_info(self.info)
 
     @property
     def sha256(self) -> str:
@@ -69,6 +76,7 @@ def save_bundle(
     info: dict[str, Any] | None = None,
     *,
     training_pictures: np.ndarray | None = None,
+    learnt: Learnt | None = None,
     dtype: str = "float32",
 ) -> None:
     """Writes a bundle, all of it or nothing; an older bundle in the same place is replaced.
@@ -79,6 +87,7 @@ def save_bundle(
         info: training config, data fingerprint, metrics, licence …: anything that JSON can hold, under
             names that the bundle does not use itself.
         training_pictures: uint64 names of the pictures that it was trained on, in any order; None: not recorded.
+        learnt: which attributes and ages those pictures had; None: not recorded.
         dtype: of the weights on disk, "float32" or "bfloat16" (half the size, 3 significant digits).
 
     Raises:
@@ -113,6 +122,7 @@ def save_bundle(
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in weights.items()
         },
+        **({} if learnt is None else {"learnt": learnt.to_json()}),
     }
     if taken := own.keys() & (info or {}):
         raise CapriciousError(f"info for a bundle must not contain {', '.join(sorted(taken))}: the bundle sets them")

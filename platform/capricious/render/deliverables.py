@@ -14,6 +14,9 @@ from capricious.render.sweep import SOURCE, Sweep
 
 SUFFIX = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp"}
 
+WHOLE = frozenset({"sheet", "animation", "manifest"})
+"""Products that show every variant."""
+
 Deliverable = tuple[str, str, bytes]
 """Product, file name and content."""
 

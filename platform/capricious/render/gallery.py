@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from capricious.render.provenance import NOTICE
+from capricious.render.provenance import EXTRAPOLATED, NOTICE
 
 PAGE = 24
 """Portraits on one page."""
@@ -45,7 +45,7 @@ class GalleryWriter:
         Args:
             status: of STATUSES.
             entry: JSON values: "folder", "title", "uri", "rights"; of a rendered one "faces" and "files" (product →
-                path below OUT), of the others "stage", "reason", "detail".
+                path below OUT) and "extrapolated" (products), of the others "stage", "reason", "detail".
         """
         self._unfinished[status].append(entry)
         self._counts[status] += 1
@@ -57,7 +57,7 @@ class GalleryWriter:
         for status in STATUSES:
             if self._unfinished[status]:
                 self._finish_page(status)
-        facts = {"title": title, "notice": NOTICE, "counts": self._counts, "page": PAGE}
+        facts = {"title": title, "notice": NOTICE, "extrapolated": EXTRAPOLATED, "counts": self._counts, "page": PAGE}
         page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
         self._write("gallery/index.html", page.replace("/*FACTS*/", _script(facts)).encode())
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from capricious.render.picture import SweepResult
-from capricious.render.provenance import DIGITAL_SOURCE_TYPE, NOTICE
+from capricious.render.provenance import DIGITAL_SOURCE_TYPE, EXTRAPOLATED, NOTICE
 
 
 def manifest(result: SweepResult, files: Sequence[str], address: str) -> bytes:
@@ -34,7 +34,10 @@ def manifest(result: SweepResult, files: Sequence[str], address: str) -> bytes:
             "target": canvas,
         }
         page = {"id": f"{canvas}/page", "type": "AnnotationPage", "items": [annotation]}
-        label = file.rpartition(".")[0].replace("_", ", ").replace("-", " ")
+        name = file.rpartition(".")[0]
+        label = name.replace("_", ", ").replace("-", " ")
+        if name in result.extrapolated:
+            label += f" ({EXTRAPOLATED})"
         canvases.append({"id": canvas, "type": "Canvas", "label": _text(label), **size, "items": [page]})
     facts = {
         "Source": result.source_uri,

@@ -6,8 +6,10 @@ Because they share it, the same request gives the same pixels from both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +17,7 @@ from PIL import Image
 from capricious.data.records import Face
 from capricious.faces.image import encode
 from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into
-from capricious.render.provenance import NOTICE, Provenance, stamp
+from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
 from capricious.render.sheet import contact_sheet, gif
@@ -25,11 +27,31 @@ from capricious.render.video import video
 FACES = 4
 """Faces of one picture that are rendered together."""
 
+PREVIEW = 512
+"""Longer side of an animation in pixels. The paintings of a picture no larger than that are made once and kept."""
+
 FRAME_SECONDS = 0.35
 """How long one age is shown in an animation."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print well
+class Sitting:
+    """A picture that is ready to be rendered.
+
+    Attributes:
+        scan: the picture.
+        faces: as Annotator.annotate found them in scan.srgb, largest first.
+        source_sha256: hash of the file that the picture came from, for the provenance.
+        source_uri: of that file, likewise; nothing for an upload.
+    """
+
+    scan: Scan
+    faces: tuple[Face, ...]
+    source_sha256: str
+    source_uri: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
     """The rendered sweep of one picture. Faces are rendered; whole paintings are made when asked for.
 
@@ -41,6 +63,7 @@ class SweepResult:
         source_sha256, bundle_sha256: for the provenance in every file made from here.
         composite: how faces are put back.
         source_uri: where the picture comes from, or nothing.
+        extrapolated: names of the variants at ages outside of those that the bundle has learnt.
     """
 
     scan: Scan
@@ -51,6 +74,8 @@ class SweepResult:
     bundle_sha256: str
     composite: CompositeConfig = DIFFERENCE
     source_uri: str = ""
+    extrapolated: frozenset[str] = frozenset()
+    _kept: dict[str, Scan] = field(default_factory=dict, init=False)
 
     @property
     def title(self) -> str:
@@ -72,9 +97,11 @@ class SweepResult:
         In the "source" variant nothing differs from the sitter, so it is the picture itself.
         """
         index, source = self._index(name), self._index(SOURCE)
-        painting = self.scan
         if index == source:
-            return painting
+            return self.scan
+        if name in self._kept:
+            return self._kept[name]
+        painting = self.scan
         # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
         for face, renders in reversed(list(zip(self.faces, self.renders, strict=True))):
             painting = paste_into(
@@ -85,6 +112,8 @@ class SweepResult:
                 mode=self.composite.mode,
                 strength=self.composite.strength,
             )
+        if max(self.picture.shape) <= PREVIEW:
+            self._kept[name] = painting
         return painting
 
     def paintings(self) -> Iterator[tuple[Variant, Scan]]:
@@ -125,11 +154,13 @@ class SweepResult:
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))
-        columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
-        sheet = contact_sheet(rows, labels, columns, caption=NOTICE)
-        return self._stamped(encode(sheet, "png"), self.sweep.variants())
+        guessed = {variant.changes.get("age") for variant in self.sweep.variants() if variant.name in self.extrapolated}
+        columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
+        caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
+        sheet = contact_sheet(rows, labels, columns, caption=caption)
+        return self._stamped(encode(sheet, "png", compression=3), self.sweep.variants())
 
-    def animation(self, longest: int = 512, format: str = "gif") -> bytes:
+    def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
         """Returns the whole picture going through the ages and back, look by look, as a stamped "gif", "mp4" or "webm".
 
         A film says what it is in its comment.
@@ -152,6 +183,11 @@ class SweepResult:
         variant = self.sweep.variants()[self._index(name)]
         return self._stamped(encode(self.render(face, name), format, quality), [variant], (self.faces[face],))
 
+    def record(self, product: str) -> dict[str, Any]:
+        """Returns the provenance of one variant, or of all of them for any other name."""
+        variants = [variant for variant in self.sweep.variants() if variant.name == product]
+        return self._provenance(variants or self.sweep.variants(), self.faces).record()
+
     def _index(self, name: str) -> int:
         names = [variant.name for variant in self.sweep.variants()]
         if name not in names:
@@ -163,7 +199,10 @@ class SweepResult:
 
     def _provenance(self, variants: Sequence[Variant], faces: Sequence[Face]) -> Provenance:
         sitters = tuple(face.attributes for face in faces)
-        return Provenance(self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri)
+        guessed = tuple(variant.name for variant in variants if variant.name in self.extrapolated)
+        return Provenance(
+            self.source_sha256, self.bundle_sha256, tuple(variants), sitters, self.source_uri, guessed, self.scan.xmp
+        )
 
 
 def render_picture(
@@ -177,19 +216,47 @@ def render_picture(
     source_uri: str = "",
     style: Face | None = None,
 ) -> SweepResult:
-    """Renders a sweep of every face of a picture. The same arguments give the same bytes.
+    """Renders a sweep of every face of one picture: see render_pictures() and Sitting."""
+    sitting = Sitting(scan, tuple(faces), source_sha256, source_uri)
+    return render_pictures([sitting], renderer, sweep, composite=composite, style=style)[0]
+
+
+def render_pictures(
+    sittings: Sequence[Sitting],
+    renderer: Renderer,
+    sweep: Sweep,
+    *,
+    composite: CompositeConfig = DIFFERENCE,
+    style: Face | None = None,
+) -> list[SweepResult]:
+    """Renders a sweep of every face of some pictures, faces of different pictures in one forward pass.
+
+    The same arguments give the same bytes, and each picture has those that it has alone.
 
     Args:
-        scan: the picture.
-        faces: as Annotator.annotate found them in scan.srgb, largest first.
-        source_sha256: hash of the file that the picture came from, for the provenance.
+        sittings: the pictures; all their renders are held at once.
         composite: how faces are put back.
-        source_uri: of that file, likewise; nothing for an upload.
         style: the second portrait of variants that ask for its style.
     """
-    variants = sweep.variants()
-    fitted = tuple(fit(face, renderer.resolution) for face in faces)
+    variants, learnt = sweep.variants(), renderer.bundle.learnt
+    guessed = (variant.name for variant in variants if learnt is not None and learnt.extrapolates(variant.changes))
+    extrapolated = frozenset(guessed)
+    fitted = [tuple(fit(face, renderer.resolution) for face in sitting.faces) for sitting in sittings]
+    faces = [face for each in fitted for face in each]
     # A few faces at a time: the modulations of a crowd would not fit into memory.
-    groups = [fitted[i : i + FACES] for i in range(0, len(fitted), FACES)]
-    renders = tuple(each for group in groups for each in renderer.render_all(group, variants, style))
-    return SweepResult(scan, fitted, sweep, renders, source_sha256, renderer.bundle.sha256, composite, source_uri)
+    groups = (faces[i : i + FACES] for i in range(0, len(faces), FACES))
+    renders = iter([each for group in groups for each in renderer.render_all(group, variants, style)])
+    return [
+        SweepResult(
+            sitting.scan,
+            own,
+            sweep,
+            tuple(islice(renders, len(own))),
+            sitting.source_sha256,
+            renderer.bundle.sha256,
+            composite,
+            sitting.source_uri,
+            extrapolated,
+        )
+        for sitting, own in zip(sittings, fitted, strict=True)
+    ]

@@ -12,15 +12,16 @@ import json
 import re
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
-from xml.sax.saxutils import escape, unescape
+from xml.sax.saxutils import escape, quoteattr, unescape
 
 from PIL import Image
 
 import capricious
 from capricious.faces.attributes import Attributes
 from capricious.faces.tiff import with_tags
+from capricious.render.source_xmp import SourceXmp
 from capricious.render.sweep import Variant
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -29,6 +30,8 @@ MAX_SITTERS = 100
 """Sitters listed one by one, largest face first. A JPEG segment holds 64 KB; a crowd would not fit."""
 
 NOTICE = "Altered by an algorithm: faces in this picture were re-rendered with changed attributes."
+
+EXTRAPOLATED = "extrapolated: the model has learnt no such age"
 
 _XMP_TAG = 700
 
@@ -40,9 +43,10 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  xmlns:xmp="http://ns.adobe.com/xap/1.0/"
  xmlns:capricious="urn:capricious:provenance:1:">
 <Iptc4xmpExt:DigitalSourceType>{kind}</Iptc4xmpExt:DigitalSourceType>
-<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{notice}</rdf:li></rdf:Alt></dc:description>
+<dc:description><rdf:Alt>{description}</rdf:Alt></dc:description>
 <xmp:CreatorTool>{tool}</xmp:CreatorTool>
 <capricious:record>{record}</capricious:record>
+{kept}
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
 
@@ -58,6 +62,8 @@ class Provenance:
             own attributes with its changes.
         sitters: attributes of each face as annotated, largest face first.
         source_uri: where the source was read; nothing for an upload.
+        extrapolated: names of those variants that are at ages outside of the ones that the bundle has learnt.
+        source_xmp: the source's own XMP packet. What in it describes the work is kept.
     """
 
     source_sha256: str
@@ -65,6 +71,8 @@ class Provenance:
     variants: tuple[Variant, ...]
     sitters: tuple[Attributes, ...]
     source_uri: str = ""
+    extrapolated: tuple[str, ...] = ()
+    source_xmp: bytes = field(default=b"", repr=False)
 
     def record(self) -> dict[str, Any]:
         """Returns the facts as plain JSON values; unknown attributes are left out."""
@@ -73,6 +81,7 @@ class Provenance:
             "source_sha256": self.source_sha256,
             "bundle_sha256": self.bundle_sha256,
             "variants": {variant.name: _changes(variant) for variant in self.variants},
+            **({"extrapolated": list(self.extrapolated)} if self.extrapolated else {}),
             "faces": len(self.sitters),
             "sitters": [known(sitter) for sitter in self.sitters[:MAX_SITTERS]],
         }
@@ -80,9 +89,14 @@ class Provenance:
     def packet(self) -> bytes:
         """Returns the XMP packet, UTF-8."""
         record = json.dumps(self.record(), ensure_ascii=False, separators=(",", ":"))
+        source = SourceXmp(self.source_xmp)
+        described = source.description()
+        texts = {"x-default": NOTICE, **{lang: f"{NOTICE} {text}" for lang, text in described.items()}}
+        items = "".join(f"<rdf:li xml:lang={quoteattr(lang)}>{escape(text)}</rdf:li>" for lang, text in texts.items())
         return _PACKET.format(
             kind=DIGITAL_SOURCE_TYPE,
-            notice=NOTICE,
+            description=items,
+            kept=source.kept(),
             tool=f"capricious {capricious.__version__}",
             record=escape(record),
         ).encode()

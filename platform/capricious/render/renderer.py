@@ -92,13 +92,17 @@ class Renderer:
             style: a second portrait, whose style code those variants get that ask for a share of it.
 
         Raises:
-            ConfigError: a variant asks for the style of a second portrait, and there is none.
+            ConfigError: a variant asks for the style of a second portrait, and there is none; or for an attribute that
+                the bundle has never seen.
         """
         out = np.empty((len(faces), len(variants), self.resolution, self.resolution, 3), np.uint8)
         if out.size == 0:
             return out
         if style is None and any(variant.style for variant in variants):
             raise ConfigError("a variant asks for the style of a second portrait; name one")
+        if self.bundle.learnt is not None:
+            for variant in variants:
+                self.bundle.learnt.refuse_unknown(variant.changes)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             fitted = [fit(face, self.resolution) for face in faces]
             # The mean, never a sample: style noise would differ from one variant to the next.

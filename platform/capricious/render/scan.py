@@ -39,12 +39,14 @@ class Scan:
         native: H×W×3 uint8 or uint16 in the file's own colours; None where these are srgb's.
         icc: the file's RGB profile, which says what `native` means; None for sRGB.
         exif: what describes the picture, as Pillow's Exif.tobytes() gives it, or nothing.
+        xmp: the file's XMP packet as it was found, or nothing; render.source_xmp says what of it is kept.
     """
 
     srgb: np.ndarray
     native: np.ndarray | None = None
     icc: bytes | None = None
     exif: bytes = b""
+    xmp: bytes = b""
 
     @property
     def depth(self) -> int:
@@ -107,9 +109,9 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
     """
     srgb = decode(data, name=name, max_pixels=max_pixels)
     with opened(data) as image:
-        exif = _description(image, name)
+        exif, xmp = _description(image, name), _xmp(image)
         if image.mode != "RGB" or image.has_transparency_data:
-            return Scan(srgb, exif=exif)
+            return Scan(srgb, exif=exif, xmp=xmp)
         icc = _rgb_profile(image.info.get("icc_profile"))
         native = None
         if _bits(image, data) == 16:
@@ -119,7 +121,12 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
         elif icc is not None:
             image.load()  # turns a TIFF, which then no longer asks for it
             native = np.array(upright(image, orientation_of(image, name)))
-    return Scan(srgb, native, icc, exif)
+    return Scan(srgb, native, icc, exif, xmp)
+
+
+def _xmp(image: Image.Image) -> bytes:
+    found = image.info.get("xmp", b"")
+    return found.encode() if isinstance(found, str) else bytes(found)
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from capricious.errors import ConfigError
-from capricious.faces.attributes import EMOTIONS, GLASSES, MAX_AGE, Attributes, parse_gender
+from capricious.faces.attributes import EMOTIONS, GENDERS, GLASSES, MAX_AGE, Attributes, parse_gender
 
 MAX_VARIANTS = 128
 """Most variants of one sweep, the source included: a typing error must not cost an hour of rendering."""
@@ -16,8 +16,6 @@ MAX_VARIANTS = 128
 SOURCE = "source"
 """Name of the variant with the sitter's own attributes, i.e. the network's reconstruction. It is rendered
 in every sweep: what goes back into the painting is the difference between a variant and this one."""
-
-GENDERS = ("female", "male")
 
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 

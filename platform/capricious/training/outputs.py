@@ -16,6 +16,7 @@ from capricious.data import storage
 from capricious.data.records import picture_names
 from capricious.errors import ConfigError
 from capricious.model.bundle import save_bundle
+from capricious.model.learnt import Learnt
 from capricious.training import augment, checkpoint, checkpoint_store, observers
 from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import TrainingConfig
@@ -232,4 +233,5 @@ class Outputs:
             "scores": scores,
         }
         seen = picture_names(self._source.dataset.portrait(i).id for i in range(len(self._source.dataset)))
-        save_bundle(folder, network.generator, network.encoder, info, training_pictures=seen)
+        learnt = Learnt.of(self._source.stream.attributes)
+        save_bundle(folder, network.generator, network.encoder, info, training_pictures=seen, learnt=learnt)
