@@ -1,23 +1,30 @@
 """What serving costs: the raw renderer, this service, and the same model behind plain FastAPI and behind LitServe.
 
-    pip install -e '.[benchmark]'
-    python benchmarks/serve.py [--requests 96] [--callers 8] [--rounds 3] [--width 32]
+    pip install -e '.[dev,benchmark]'
+    python benchmarks/serve.py [--seconds 8] [--callers 12] [--rounds 3] [--width 32]
 
-Random weights: only time is measured. Every request asks for one variant of one of four faces at 128 px, as a slider
-does. All have the faces annotated beforehand, all encode the same PNG, all have one thread for the model. Rounds
-alternate between the services, medians are compared, so that a noisy machine disturbs all alike. Then the load is
-halved, and this service's latencies are told. Read the ratios, not the milliseconds.
+Random weights: only time is measured. Every request uploads one of four portraits and asks for one variant of it, as a
+slider does; ages do not repeat. All have the faces annotated beforehand, all answer with a PNG of the face at 128 px,
+all have one thread for the model. The raw renderer has full forward passes of one remembered face, and makes no PNG:
+nothing can be faster. Rounds alternate between the services, medians are compared, so that a noisy machine disturbs all
+alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. Then the load is halved,
+and this service's latencies are told. Read the ratios, not the milliseconds.
 """
 
 import argparse
+import http.client
+import itertools
 import os
+import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -26,207 +33,185 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 import numpy as np
+from serve_peers import MAX_BATCH, PORTRAITS, Model
 from serve_tools import free_port, random_bundle
-from skimage.data import astronaut
 
-from capricious.annotate.annotator import Annotator, AnnotatorConfig
-from capricious.faces.image import decode, encode
-from capricious.model.bundle import load_bundle
-from capricious.render.renderer import Renderer
-from capricious.render.sweep import Sweep
-
-PORTRAITS = [encode(astronaut()[:320, 60 + 8 * i : 380 + 8 * i], "png") for i in range(4)]
-AGES = range(5, 100)
+BATCHING, SINGLY, FASTAPI, LITSERVE = "capricious", "capricious, no batching", "fastapi", "litserve"
 
 
-def asked(count: int) -> list[tuple[int, int]]:
-    """Portrait and age of each request."""
-    ages = cycle(AGES)
-    return [(i % len(PORTRAITS), next(ages)) for i in range(count)]
-
-
-class Model:
-    """What the peers serve: the plain renderer, one request at a time, with the faces known."""
-
-    def __init__(self, bundle: str):
-        self.renderer = Renderer(load_bundle(bundle), threads=1)
-        annotator = Annotator(AnnotatorConfig(resolution=self.renderer.resolution))
-        self.faces = [annotator.annotate(decode(portrait, name="portrait"))[0] for portrait in PORTRAITS]
-
-    def render(self, portrait: int, age: float) -> bytes:
-        variant = Sweep((age,)).variants()[-1]
-        return encode(self.renderer.render(self.faces[portrait], [variant])[0], "png")
-
-
-def run_fastapi(bundle: str, port: int) -> None:
-    import uvicorn
-    from fastapi import FastAPI, Form, Response, UploadFile
-
-    app, model = FastAPI(), Model(bundle)
-    worker = ThreadPoolExecutor(1)
-
-    @app.post("/render")
-    async def render(file: UploadFile, portrait: int = Form(), age: float = Form()) -> Response:
-        import asyncio
-
-        await file.read()
-        content = await asyncio.get_running_loop().run_in_executor(worker, model.render, portrait, age)
-        return Response(content, media_type="image/png")
-
-    uvicorn.run(app, port=port, log_level="warning")
-
-
-def run_litserve(bundle: str, port: int) -> None:
-    import litserve
-    from fastapi import Request, Response
-
-    class API(litserve.LitAPI):
-        def setup(self, device):
-            self.model = Model(bundle)
-
-        def decode_request(self, request: Request):
-            return int(request["portrait"]), float(request["age"])
-
-        def predict(self, asked):
-            return self.model.render(*asked)
-
-        def encode_response(self, output):
-            return Response(output, media_type="image/png")
-
-    server = litserve.LitServer(API(api_path="/render"), accelerator="cpu", workers_per_device=1)
-    server.run(port=port, log_level="warning", generate_client_file=False, num_api_servers=1)
-
-
-def run_capricious(bundle: str, port: int, max_batch: int) -> None:
+def serve_both(bundle: str, port: int) -> None:
+    """Runs the service with and without batches across requests, as two applications of one Ray Serve."""
     import ray
     from ray import serve
 
     from capricious.cluster.session import PATIENCE
-
-    os.environ.update({"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"), **PATIENCE})
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
     from serve.app import portrait
     from serve.arguments import PortraitArguments
 
-    serve.run(portrait(PortraitArguments(bundle=bundle, max_batch=max_batch)), blocking=True)
+    # Ray's workers are nicer than the peers (15 to 0): with anything else running, that would be measured too.
+    os.environ.update({"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"), "RAY_worker_niceness": "0", **PATIENCE})
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    for name, max_batch in (("singly", 1), ("batching", MAX_BATCH)):
+        arguments = PortraitArguments(bundle=bundle, max_batch=max_batch)
+        serve.run(portrait(arguments), name=name, route_prefix=f"/{name}")
+    signal.pause()
 
 
 class Service:
-    """One of them, in a process of its own."""
+    """One of them: its address, and how to ask it."""
 
-    def __init__(self, name: str, bundle: str):
-        self.name, self.port = name, free_port()
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--peer", name, "--bundle", bundle, "--port", str(self.port)]
+    def __init__(self, name: str, port: int, path: str, process: subprocess.Popen):
+        self.name, self.port, self.path, self.process = name, port, path, process
+        self.ages = iter(random.Random(0).uniform(1, 99) for _ in itertools.count())
+        self.lock = threading.Lock()
+        self.portraits = itertools.cycle(range(len(PORTRAITS)))
+
+    def ask(self, connection: http.client.HTTPConnection) -> None:
+        """Asks for the next portrait at the next age; raises if that is refused."""
+        with self.lock:
+            portrait, age = next(self.portraits), next(self.ages)
+        fields = {"age": f"{age:.3f}"} | (
+            {"portrait": str(portrait)} if self.path == "/render" else {"composite": "face"}
         )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=300)
+        # httpx builds the body; it would take more of the machine than half of the service if it also sent it.
+        files = {"file": ("portrait.jpg", PORTRAITS[portrait])}
+        request = httpx.Request("POST", f"http://127.0.0.1:{self.port}{self.path}", data=fields, files=files)
+        connection.request("POST", self.path, request.read(), dict(request.headers))
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200 or not content.startswith(b"\x89PNG"):
+            raise RuntimeError(f"{self.name} answered {answer.status}: {content[:200]!r}")
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def wait(self) -> None:
-        """Returns when it answers; every portrait has been asked for once, so that all of them are known."""
-        for portrait in range(len(PORTRAITS)):
-            while True:
-                assert self.process.poll() is None, f"{self.name} has stopped"
-                try:
-                    if self.render(portrait, 50) is not None:
-                        break
-                except httpx.TransportError:
-                    time.sleep(1)
+        """Returns when every portrait has been asked for, so that all of them are known."""
+        while True:
+            if self.process.poll() is not None:
+                raise SystemExit(f"{self.name} has stopped")
+            try:
+                for _ in PORTRAITS:
+                    self.ask(self.connection())
+            except (OSError, RuntimeError):
+                time.sleep(1)
+            else:
+                return
 
-    def render(self, portrait: int, age: float) -> bytes | None:
-        fields: dict[str, str] = {"age": str(age)}
-        path = "/v1/renders" if self.name.startswith("capricious") else "/render"
-        if path == "/render":
-            fields["portrait"] = str(portrait)
-        else:
-            fields["composite"] = "face"
-        answer = self.http.post(path, data=fields, files={"file": ("portrait.png", PORTRAITS[portrait])})
-        return answer.content if answer.status_code == 200 else None
+    def saturate(self, callers: int, seconds: float) -> float:
+        """Returns answers per second when so many callers ask one question after the other."""
 
-    def load(self, requests: list[tuple[int, int]], callers: int) -> tuple[float, list[float]]:
-        """Returns requests per second and the latency of each."""
-
-        def timed(request: tuple[int, int]) -> float:
-            started = time.perf_counter()
-            assert self.render(*request) is not None, f"{self.name} refused a request"
-            return time.perf_counter() - started
+        def call() -> int:
+            connection, count = self.connection(), 0
+            while time.perf_counter() < until:
+                self.ask(connection)
+                count += 1
+            return count
 
         started = time.perf_counter()
+        until = started + seconds
         with ThreadPoolExecutor(callers) as pool:
-            latencies = list(pool.map(timed, requests))
-        return len(requests) / (time.perf_counter() - started), latencies
+            count = sum(future.result() for future in [pool.submit(call) for _ in range(callers)])
+        return count / (time.perf_counter() - started)
 
-    def paced(self, requests: list[tuple[int, int]], per_second: float) -> list[float]:
-        """Sends requests at a rate, however long the answers take; returns the latency of each."""
+    def paced(self, per_second: float, seconds: float) -> list[float]:
+        """Asks at random times (Poisson) at a rate, however long answers take; returns the seconds each took."""
+        local, draw = threading.local(), random.Random(1)
+
+        def call(due: float) -> float:
+            if not hasattr(local, "connection"):
+                local.connection = self.connection()
+            self.ask(local.connection)
+            return time.perf_counter() - due
+
+        def dues() -> Iterator[float]:
+            due = time.perf_counter()
+            until = due + seconds
+            while (due := due + draw.expovariate(per_second)) < until:
+                yield due
+
         with ThreadPoolExecutor(32) as pool:
-            began = time.perf_counter()
-            waiting = []
-            for number, request in enumerate(requests):
-                due = began + number / per_second
+            futures = []
+            for due in dues():
                 time.sleep(max(0.0, due - time.perf_counter()))
-                waiting.append(
-                    pool.submit(lambda r, due: (self.render(*r), time.perf_counter() - due)[1], request, due)
-                )
-            return [each.result() for each in waiting]
-
-    def _since(self, due: float, request: tuple[int, int]) -> float:
-        assert self.render(*request) is not None, f"{self.name} refused a request"
-        return time.perf_counter() - due
+                futures.append(pool.submit(call, due))
+            return [future.result() for future in futures]
 
 
-def raw(model: Model, requests: list[tuple[int, int]]) -> float:
-    """Variants per second of the renderer alone, a full chunk of one face at a time: what can be had at all."""
-    started = time.perf_counter()
-    count = 0
-    for portrait, face in enumerate(model.faces):
-        ages = [float(age) for p, age in requests if p == portrait]
-        for start in range(0, len(ages), model.renderer.chunk):
-            variants = Sweep(tuple(dict.fromkeys(ages[start : start + model.renderer.chunk]))).variants()[1:]
-            for picture in model.renderer.render(face, variants):
-                encode(picture, "png")
-                count += 1
-    return count / (time.perf_counter() - started)
+def raw(model: Model, seconds: float) -> float:
+    """Variants per second of the renderer alone."""
+    count, started, draw = 0, time.perf_counter(), random.Random(2)
+    for portrait in itertools.cycle(range(len(PORTRAITS))):
+        ages = [draw.uniform(1, 99) for _ in range(model.renderer.chunk)]
+        count += len(model.renderer.render_groups([model.group(portrait, *ages)])[0])
+        if (elapsed := time.perf_counter() - started) > seconds:
+            break
+    return count / elapsed
+
+
+def started(bundle: str) -> Iterator[Service]:
+    """Starts all of them, one after the other, each in a process group of its own: Ray gives up on a busy machine."""
+
+    def run(*command: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, *command], process_group=0)
+
+    here, port = Path(__file__), free_port()
+    ours = run(str(here), "--serve-both", bundle, "--port", str(port))
+    yield Service(BATCHING, port, "/batching/v1/renders", ours)
+    yield Service(SINGLY, port, "/singly/v1/renders", ours)
+    for name in (FASTAPI, LITSERVE):
+        port = free_port()
+        yield Service(name, port, "/render", run(str(here.with_name("serve_peers.py")), name, bundle, str(port)))
+
+
+def turn(service: Service, number: int) -> None:
+    """Signals a peer's processes; the processes of ours must not miss their heartbeats."""
+    if service.name in (FASTAPI, LITSERVE):
+        os.killpg(service.process.pid, number)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("requests", 96), ("callers", 8), ("rounds", 3), ("width", 32)):
+    arguments.add_argument("--seconds", type=float, default=8, help="of each service in each round")
+    for name, default in (("callers", 12), ("rounds", 3), ("width", 32)):
         arguments.add_argument(f"--{name}", type=int, default=default)
-    arguments.add_argument("--peer", help=argparse.SUPPRESS)
-    arguments.add_argument("--bundle", help=argparse.SUPPRESS)
+    arguments.add_argument("--serve-both", help=argparse.SUPPRESS)
     arguments.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = arguments.parse_args()
-    match options.peer:
-        case "fastapi":
-            return run_fastapi(options.bundle, options.port)
-        case "litserve":
-            return run_litserve(options.bundle, options.port)
-        case "capricious" | "capricious, no batching":
-            return run_capricious(options.bundle, options.port, 4 if options.peer == "capricious" else 1)
-    folder = tempfile.mkdtemp(prefix="bundle-")
-    bundle = str(random_bundle(Path(folder) / "bundle", 128, options.width))
-    requests = asked(options.requests)
-    services = [Service(name, bundle) for name in ("capricious", "fastapi", "litserve")]
+    if options.serve_both:
+        return serve_both(options.serve_both, options.port)
+    bundle = str(random_bundle(Path(tempfile.mkdtemp(prefix="bundle-")) / "bundle", 128, options.width))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    services: list[Service] = []
     try:
-        for service in services:
+        for service in started(bundle):
+            services.append(service)
             service.wait()
+            turn(service, signal.SIGSTOP)
         model = Model(bundle)
-        rates: dict[str, list[float]] = {"raw renderer": []}
+        raw(model, 1)
+        rates: dict[str, list[float]] = {}
         for _ in range(options.rounds):
-            rates["raw renderer"].append(raw(model, requests))
+            rates.setdefault("raw renderer", []).append(raw(model, options.seconds))
             for service in services:
-                rates.setdefault(service.name, []).append(service.load(requests, options.callers)[0])
+                turn(service, signal.SIGCONT)
+                rates.setdefault(service.name, []).append(service.saturate(options.callers, options.seconds))
+                turn(service, signal.SIGSTOP)
+            print("  ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items()), file=sys.stderr)
         best = statistics.median(rates["raw renderer"])
         print(f"{'':26}  {'variants/s':>10}  {'of the raw renderer':>20}")
         for name, found in rates.items():
             print(f"{name:26}  {statistics.median(found):>10.2f}  {statistics.median(found) / best:>20.2f}")
-        half = statistics.median(rates["capricious"]) / 2
-        latencies = services[0].paced(list(islice(cycle(requests), options.requests)), half)
-        found = ", ".join(f"p{p} {1000 * np.percentile(latencies, p):.0f} ms" for p in (50, 95, 99))
-        print(f"capricious at half that load ({half:.2f} variants/s): {found}")
+        half = statistics.median(rates[BATCHING]) / 2
+        latencies = services[0].paced(half, 4 * options.seconds)
+        told = ", ".join(f"p{p} {1000 * np.percentile(latencies, p):.0f} ms" for p in (50, 95, 99))
+        print(f"{BATCHING} at half of that ({half:.2f}/s, {len(latencies)} requests): {told}")
     finally:
         for service in services:
+            turn(service, signal.SIGKILL)
             service.process.terminate()
+        for service in services:
             service.process.wait()
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from capricious.render.sweep import MAX_VARIANTS
 from serve.places import Prefix
 
 
@@ -59,7 +60,7 @@ class PortraitArguments(BaseModel):
     upload_timeout_s: float = Field(60, gt=0)
     max_upload_mb: int = Field(32, ge=1)
     max_megapixels: int = Field(64, ge=1)
-    max_variants: int = Field(64, ge=2, le=64)
+    max_variants: int = Field(64, ge=2, le=MAX_VARIANTS)
     max_faces: int = Field(8, ge=0)
     rate_per_minute: float = Field(0, ge=0)
     burst: int = Field(10, ge=1)

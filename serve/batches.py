@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -39,32 +40,34 @@ LINES: dict[str, Any] = {"content": {"application/x-ndjson": {}}, "description":
 
 WRITABLE = ("", "s3")
 
+BatchId = Annotated[str, PathParameter(description="As POST has told it.", examples=["render-1f0c2b9d4e6a"])]
+
 
 def batches_router(arguments: PortraitArguments) -> APIRouter:
     """Returns the routes."""
     router = APIRouter(prefix="/batches", tags=["batches"])
     batches = Batches(arguments)
 
-    @router.post("", status_code=202)
+    @router.post("", status_code=202, response_description="The batch; Location is its address.")
     async def submit(request: Request, response: Response, asked: BatchRequest) -> BatchBody:
         """Starts rendering a collection on the cluster. The same request again resumes what an earlier one has left."""
         body = await asyncio.to_thread(batches.submit, asked, request.state.caller)
         response.headers["Location"] = str(request.url_for("status", batch=body.id).path)
         return body
 
-    @router.get("/{batch}")
-    async def status(request: Request, batch: str) -> BatchBody:
+    @router.get("/{batch}", response_description="The batch.")
+    async def status(request: Request, batch: BatchId) -> BatchBody:
         """How a batch is getting on, from its job and its ledger."""
         return await asyncio.to_thread(batches.status, batch, request.state.caller)
 
     @router.get("/{batch}/results", response_class=StreamingResponse, responses={200: LINES})
-    async def results(request: Request, batch: str) -> StreamingResponse:
+    async def results(request: Request, batch: BatchId) -> StreamingResponse:
         """The ledger so far, as JSON lines: a row for each file, with its sha256 or why it is missing."""
         rows = await asyncio.to_thread(batches.results, batch, request.state.caller)
         return StreamingResponse(rows, media_type="application/x-ndjson")
 
-    @router.delete("/{batch}", status_code=202)
-    async def cancel(request: Request, batch: str) -> BatchBody:
+    @router.delete("/{batch}", status_code=202, response_description="The batch, about to stop.")
+    async def cancel(request: Request, batch: BatchId) -> BatchBody:
         """Stops a batch. What is rendered stays."""
         return await asyncio.to_thread(batches.cancel, batch, request.state.caller)
 
@@ -92,7 +95,8 @@ class Batches:
                 check_place(text, self.arguments.prefixes, *([schemes] if schemes else []))
             except ValueError as error:
                 raise Problem(422, "place-not-allowed", f"{name}: {error}", stage="batch") from None
-        Sweep.parse(asked.ages, asked.genders, asked.glasses)  # refused here rather than by the job, minutes later
+        # Refused here rather than by the job, minutes later.
+        Sweep.parse(asked.ages, asked.genders, asked.glasses, asked.smiles, asked.emotions)
         flags = {
             "--source": asked.source,
             "--out": asked.out,
@@ -100,6 +104,8 @@ class Batches:
             "--ages": asked.ages,
             "--genders": asked.genders,
             "--glasses": asked.glasses,
+            "--smiles": asked.smiles,
+            "--emotions": asked.emotions,
             "--limit": str(asked.limit),
         }
         # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.

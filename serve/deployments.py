@@ -20,6 +20,7 @@ from capricious.errors import Rejection
 from capricious.render.sweep import Variant
 from serve import metrics
 from serve.arguments import PortraitArguments
+from serve.batching import Batcher
 from serve.ingress import application
 from serve.pipeline import Annotated, Facts, Finder, load_renderer
 from serve.problems import Problem, overloaded
@@ -51,10 +52,7 @@ class Rendering:
 
     def __init__(self, arguments: PortraitArguments):
         self._renderer = load_renderer(arguments, read_bundle(arguments.bundle))
-        self._worker = ThreadPoolExecutor(1, "renderer")
-        self._waiting = 0
-        self._batch.set_max_batch_size(arguments.max_batch)
-        self._batch.set_batch_wait_timeout_s(arguments.batch_wait_s)
+        self._batcher = Batcher(self._render, arguments.max_batch, arguments.batch_wait_s)
 
     async def facts(self) -> Facts:
         """Returns what the bundle is."""
@@ -63,22 +61,10 @@ class Rendering:
 
     async def render(self, face: Face, variants: Sequence[Variant]) -> np.ndarray:
         """Returns V×R×R×3 uint8."""
-        self._waiting += 1
-        try:
-            outcome = await self._batch((face, variants))
-        finally:
-            self._waiting -= 1
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    # No batch_size_fn: an error in it hangs the queue of Ray 2.60.
-    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.005)
-    async def _batch(self, groups: list[Group]) -> list[np.ndarray | Exception]:
-        metrics.batch(len(groups), sum(len(variants) for _, variants in groups), self._waiting - len(groups))
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._render, groups)
+        return await self._batcher((face, variants))
 
     def _render(self, groups: list[Group]) -> list[np.ndarray | Exception]:
+        metrics.batch(len(groups), sum(len(variants) for _, variants in groups), self._batcher.waiting)
         with metrics.stage("render"):
             try:
                 return list(self._renderer.render_groups(groups))

@@ -16,7 +16,7 @@ from fastapi.security import HTTPBearer
 
 import capricious
 from capricious.data.records import Face
-from capricious.faces.attributes import GLASSES, MAX_AGE
+from capricious.faces.attributes import EMOTIONS, GLASSES, MAX_AGE
 from capricious.faces.image import encode
 from capricious.faces.label_map import CLASSES
 from capricious.render.provenance import known
@@ -110,12 +110,12 @@ def _pages(pipeline: Pipeline) -> APIRouter:
     async def docs() -> str:
         return pages["docs.html"]
 
-    @router.get("/healthz", tags=["health"])
+    @router.get("/healthz", tags=["health"], response_description="It does.")
     async def healthz() -> dict[str, str]:
         """Whether this process answers."""
         return {"status": "ok"}
 
-    @router.get("/readyz", tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get("/readyz", tags=["health"], response_description="They can.", responses={503: PROBLEMS[503]})
     async def readyz() -> dict[str, str]:
         """Whether faces can be found and rendered."""
         if not await pipeline.ready():
@@ -131,14 +131,17 @@ class Portraits:
     def __init__(self, arguments: PortraitArguments, pipeline: Pipeline):
         self.arguments = arguments
         self.pipeline = pipeline
+        # What else a render depends on, the same for all requests.
+        annotator = [arguments.detector, arguments.landmarks, arguments.max_faces]
+        self._making = {"annotator": annotator, "code": capricious.__version__}
         cache_bytes = arguments.annotation_cache_mb * 2**20
         self.annotations: SizedCache[AnnotatedPicture] = SizedCache("annotations", cache_bytes)
 
     def router(self) -> APIRouter:
         """Returns them."""
         router = APIRouter(tags=["portraits"])
-        router.get("/bundle")(self.bundle)
-        router.post("/annotations")(self.annotate)
+        router.get("/bundle", response_description="The model and the limits.")(self.bundle)
+        router.post("/annotations", response_description="The faces.")(self.annotate)
         files = binary("image/png", "image/gif", "application/zip", "multipart/mixed", "application/x-ndjson")
         router.post("/sweeps", response_class=Response, responses=files)(self.sweep)
         unchanged: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match names is still right."}}
@@ -157,6 +160,7 @@ class Portraits:
             ages=[0, MAX_AGE],
             genders=list(GENDERS),
             glasses=list(GLASSES),
+            emotions=list(EMOTIONS),
             limits=limits,
             batches=bool(self.arguments.prefixes),
         )
@@ -205,7 +209,7 @@ class Portraits:
         data, name = await _read(form.file)
         facts = await self.pipeline.facts()
         asked = form.model_dump(exclude={"file"})
-        etag = _etag(data, {**asked, "bundle": facts.sha256, "code": capricious.__version__})
+        etag = _etag(data, {**asked, **self._making, "bundle": facts.sha256})
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if etag in _etags(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)

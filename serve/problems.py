@@ -27,8 +27,13 @@ class ProblemBody(BaseModel):
     type: str = Field(examples=["urn:capricious:problem:too-many-pixels"])
     title: str = Field(examples=["Too many pixels"])
     status: int = Field(examples=[422])
-    detail: str = Field(description="One plain sentence with the remedy, where there is one.")
-    stage: str = Field(description="request, decode, detect, landmarks, parse, render, batch or server")
+    detail: str = Field(
+        description="One plain sentence with the remedy, where there is one.",
+        examples=["scan.tif has 120 megapixels; at most 64 are allowed; scale it down"],
+    )
+    stage: str = Field(
+        description="request, decode, detect, landmarks, parse, render, batch or server", examples=["decode"]
+    )
     reason: str = Field(description="A stable code to tell errors apart by.", examples=["too-many-pixels"])
     found: Any = Field(None, description="What was found, where that is one value.")
     allowed: Any = Field(None, description="What is allowed, likewise.")

@@ -7,10 +7,14 @@ from typing import Any, Literal
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
+from capricious.faces.label_map import CLASSES
 from capricious.render.sweep import Sweep
 
 Composite = Literal["face", "painting"]
 PictureFormat = Literal["png", "jpeg", "webp"]
+Gender = Literal["female", "male"]
+Glasses = Literal["none", "reading", "sun"]
+Emotion = Literal["neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt"]
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 OWN_AGE = "own"
@@ -28,8 +32,10 @@ class RenderRequest(Upload):
     """One picture, one variant."""
 
     age: float | None = Field(None, ge=0, le=120, description="Years; default: the sitter's own age.", examples=[70])
-    gender: Literal["female", "male"] | None = Field(None, description="Default: the sitter's own.")
-    glasses: Literal["none", "reading", "sun"] | None = Field(None, description="Default: the sitter's own.")
+    gender: Gender | None = Field(None, description="Default: the sitter's own.")
+    glasses: Glasses | None = Field(None, description="Default: the sitter's own.")
+    smile: float | None = Field(None, ge=0, le=1, description="0 is none, 1 a wide one; default: the sitter's own.")
+    emotion: Emotion | None = Field(None, description="Default: the sitter's own.")
     sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
     composite: Composite = Field("painting", description="The whole picture, or one aligned face.")
     face: int = Field(0, ge=0, le=1000, description="Which face, largest first, for composite=face.")
@@ -41,11 +47,13 @@ class RenderRequest(Upload):
             () if self.age is None else (self.age,),
             () if self.gender is None else (self.gender,),
             () if self.glasses is None else (self.glasses,),
+            () if self.smile is None else (self.smile,),
+            () if self.emotion is None else (self.emotion,),
         )
 
 
 class SweepRequest(Upload):
-    """One picture, many variants: the cross product of ages, genders and glasses."""
+    """One picture, many variants: the cross product of ages, genders, glasses, smiles and emotions."""
 
     ages: str | None = Field(
         None,
@@ -56,6 +64,12 @@ class SweepRequest(Upload):
     )
     genders: str = Field("", max_length=100, description="Of female,male; default: the sitter's own.")
     glasses: str = Field("", max_length=100, description="Of none,reading,sun; default: the sitter's own.")
+    smiles: str = Field("", max_length=100, description='"0,0.5,1" or from:to:step; default: the sitter\'s own.')
+    emotions: str = Field(
+        "",
+        max_length=100,
+        description="Of neutral,happy,sad,surprise,fear,disgust,anger,contempt; default: the sitter's own.",
+    )
     sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
     format: Literal["sheet", "gif", "zip", "multipart", "ndjson"] = Field(
         "sheet",
@@ -77,7 +91,7 @@ class SweepRequest(Upload):
             ConfigError: it cannot be.
         """
         ages = "" if (self.ages or "").strip().lower() == OWN_AGE else self.ages
-        return Sweep.parse(ages, self.genders, self.glasses)
+        return Sweep.parse(ages, self.genders, self.glasses, self.smiles, self.emotions)
 
 
 class BatchRequest(BaseModel):
@@ -87,9 +101,11 @@ class BatchRequest(BaseModel):
 
     source: str = Field(max_length=1000, description="The collection.", examples=["s3://museum/portraits"])
     out: str = Field(max_length=1000, description="Where results go.", examples=["s3://museum/sweeps"])
-    ages: str = Field("10:80:10", max_length=400, examples=["20:80:15"])
-    genders: str = Field("", max_length=100)
-    glasses: str = Field("", max_length=100)
+    ages: str = Field("10:80:10", max_length=400, description="As of a sweep.", examples=["20:80:15"])
+    genders: str = Field("", max_length=100, description="As of a sweep.")
+    glasses: str = Field("", max_length=100, description="As of a sweep.")
+    smiles: str = Field("", max_length=100, description="As of a sweep.")
+    emotions: str = Field("", max_length=100, description="As of a sweep.")
     limit: int = Field(0, ge=0, le=10_000_000, description="Render only so many, spread over the collection; 0: all.")
 
 
@@ -97,12 +113,12 @@ class BatchBody(BaseModel):
     """How a batch is getting on."""
 
     id: str = Field(examples=["render-1f0c2b9d4e6a"])
-    status: Literal["pending", "running", "stopped", "succeeded", "failed"]
+    status: Literal["pending", "running", "stopped", "succeeded", "failed"] = Field(description="Of its job.")
     message: str = Field(description="What the job server says; empty when there is nothing to say.")
-    source: str
-    out: str
-    pictures: int | None = Field(description="In the collection; null until it has been listed.")
-    done: int = Field(description="Pictures in the ledger so far.")
+    source: str = Field(description="The collection.", examples=["s3://museum/portraits"])
+    out: str = Field(description="Where results go.", examples=["s3://museum/sweeps"])
+    pictures: int | None = Field(description="In the collection; null until it has been listed.", examples=[1200])
+    done: int = Field(description="Pictures in the ledger so far.", examples=[340])
 
 
 class FaceBody(BaseModel):
@@ -115,8 +131,8 @@ class FaceBody(BaseModel):
         description="What is known of the sitter.", examples=[{"age": 34.0, "gender": 0.1, "glasses": "none"}]
     )
     attribute_source: dict[str, str | None] = Field(description="label, estimated or null for each attribute.")
-    detection_score: float
-    landmark_score: float
+    detection_score: float = Field(description="Of the detector, 0…1.", examples=[0.98])
+    landmark_score: float = Field(description="Of the landmarks, 0…1.", examples=[0.9])
     resolution_score: float = Field(description="Pixels of the picture per pixel of the crop.")
     inside_score: float = Field(description="Share of the crop inside of the picture.")
     image: str = Field(description="The aligned crop, PNG, base64.")
@@ -126,31 +142,32 @@ class FaceBody(BaseModel):
 class AnnotationBody(BaseModel):
     """A picture with its faces, largest first."""
 
-    source_sha256: str
-    width: int
-    height: int
-    classes: list[str] = Field(description="Names of the label map's classes.")
-    faces: list[FaceBody]
+    source_sha256: str = Field(description="Of the upload.")
+    width: int = Field(description="Of the picture, pixels, turned as its EXIF says.", examples=[1600])
+    height: int = Field(description="Likewise.", examples=[2000])
+    classes: list[str] = Field(description="Names of the label map's classes.", examples=[list(CLASSES)])
+    faces: list[FaceBody] = Field(description="At least one.")
 
 
 class LimitsBody(BaseModel):
     """What the service takes on."""
 
-    max_upload_mb: int
-    max_megapixels: int
-    max_variants: int
-    max_faces: int
-    timeout_s: float
-    rate_per_minute: float
+    max_upload_mb: int = Field(description="Size of an upload.", examples=[32])
+    max_megapixels: int = Field(description="Size of its picture.", examples=[64])
+    max_variants: int = Field(description="Of one sweep, the source included.", examples=[64])
+    max_faces: int = Field(description="Of one picture, the largest ones; 0: all.", examples=[8])
+    timeout_s: float = Field(description="After which a request is given up.", examples=[120])
+    rate_per_minute: float = Field(description="Requests of one caller; 0: no limit.", examples=[0])
 
 
 class BundleBody(BaseModel):
     """The model and what it can be asked for."""
 
-    sha256: str
+    sha256: str = Field(description="Of the bundle's files.")
     bundle: dict[str, Any] = Field(description="The content of bundle.json: architecture, training, licence.")
     ages: list[float] = Field(description="Lowest and highest, in years.")
-    genders: list[str]
-    glasses: list[str]
-    limits: LimitsBody
+    genders: list[str] = Field(description="What a sweep may ask for.", examples=[["female", "male"]])
+    glasses: list[str] = Field(description="Likewise.", examples=[["none", "reading", "sun"]])
+    emotions: list[str] = Field(description="Likewise.", examples=[["neutral", "happy"]])
+    limits: LimitsBody = Field(description="What the service takes on.")
     batches: bool = Field(description="Whether batches are on.")

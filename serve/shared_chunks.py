@@ -3,14 +3,16 @@
 `Renderer.render` takes one face: a single variant fills a chunk of four with copies of itself. Under load the calls
 of all callers come together here, so that every place in a chunk is used, and the second call for a face (the next
 group of its sweep, the next touch of a slider) needs neither the style encoder nor the modulations, which are more
-than half of the arithmetic. The bits stay those of `Renderer.render`: a row of a chunk does not depend on the others.
+than half of the arithmetic. Nor is a picture rendered again that was just made: the sitter as the network sees it is
+part of every request. The bits stay those of `Renderer.render`: a row of a chunk does not depend on the others.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from capricious.model.bundle import Bundle
 from capricious.model.generator import Modulations
 from capricious.render.renderer import Renderer, _to_uint8, fit
 from capricious.render.sweep import Variant
+from capricious.render.synthesis import segments_of
 from serve.caching import SizedCache
 
 Group = tuple[Face, Sequence[Variant]]
@@ -28,7 +31,7 @@ Group = tuple[Face, Sequence[Variant]]
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """What all variants of a face share: its latent, 1×latent, and the modulations of its label map, batch of 1."""
+    """What all variants of a face share: its latent, 1×latent, and its prepared modulations (render.synthesis)."""
 
     latent: Tensor
     modulations: Modulations
@@ -36,7 +39,21 @@ class Style:
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        return self.latent.nbytes + sum(gamma.nbytes + beta.nbytes for gamma, beta in self.modulations)
+        return self.latent.nbytes + sum(scale.nbytes + shift.nbytes for scale, shift in self.modulations)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A variant of a face: what one row of a batch shows."""
+
+    face_key: str
+    face: Face
+    vector: np.ndarray
+
+    @property
+    def key(self) -> Hashable:
+        """Names the picture."""
+        return self.face_key, self.vector.tobytes()
 
 
 class SharedChunkRenderer(Renderer):
@@ -44,57 +61,67 @@ class SharedChunkRenderer(Renderer):
 
     Args:
         bundle, device, threads: as of Renderer.
-        cache_bytes: memory for the styles of faces seen lately.
+        cache_bytes: memory for the styles of faces seen lately; a sixteenth of it more is for pictures.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", *, threads: int | None = None, cache_bytes: int = 0):
         super().__init__(bundle, device, threads=threads)
         self._styles: SizedCache[Style] = SizedCache("styles", cache_bytes)
+        self._pictures: SizedCache[np.ndarray] = SizedCache("pictures", cache_bytes // 16)
 
     @torch.inference_mode()
     def render_groups(self, groups: Sequence[Group]) -> list[np.ndarray]:
         """Returns for each group what render() returns: V×R×R×3 uint8."""
-        faces = [fit(face, self.resolution) for face, _ in groups]
-        styles = self._styles_of(faces)
-        rows = [
-            (style, variant.of(face.attributes).vector())
-            for style, face, (_, variants) in zip(styles, faces, groups, strict=True)
-            for variant in variants
-        ]
-        # Rows of one face side by side: a chunk of one face needs no copies of its modulations.
-        first = {id(style): i for i, (style, _) in reversed(list(enumerate(rows)))}
-        order = sorted(range(len(rows)), key=lambda i: first[id(rows[i][0])])
-        pictures = np.empty((len(rows), self.resolution, self.resolution, 3), np.uint8)
-        for start in range(0, len(order), self.chunk):
-            places = order[start : start + self.chunk]
-            pictures[places] = self._chunk([rows[i] for i in places])[: len(places)]
-        ends = np.cumsum([len(variants) for _, variants in groups])
-        return np.split(pictures, ends[:-1]) if groups else []
-
-    def _chunk(self, rows: Sequence[tuple[Style, np.ndarray]]) -> np.ndarray:
-        rows = [*rows, *[rows[-1]] * (self.chunk - len(rows))]
-        styles = [style for style, _ in rows]
-        vectors = torch.from_numpy(np.stack([vector for _, vector in rows])).to(self.device)
-        latents = torch.cat([style.latent for style in styles])
-        modulations = styles[0].modulations
-        if any(style is not styles[0] for style in styles):
-            layers = zip(*(style.modulations for style in styles), strict=True)
-            modulations = [(torch.cat([g for g, _ in layer]), torch.cat([b for _, b in layer])) for layer in layers]
-        return _to_uint8(self._generator.synthesize(modulations, latents, vectors))
-
-    def _styles_of(self, faces: Sequence[Face]) -> list[Style]:
-        found: dict[str, Style] = {}
-        keys = [key_of(face) for face in faces]
-        for key, face in zip(keys, faces, strict=True):
-            if key in found:
+        asked = [self._rows(fit(face, self.resolution), variants) for face, variants in groups]
+        pictures: dict[Hashable, np.ndarray] = {}
+        missing: dict[Hashable, Row] = {}
+        for row in chain.from_iterable(asked):
+            if row.key in pictures or row.key in missing:
                 continue
-            style = self._styles.get(key)
-            if style is None:
-                latent, _ = self._encoder(self._image(face.image))
-                style = Style(latent, self._generator.modulations(self._label_map(face.label_map)))
-                self._styles.put(key, style, style.bytes)
-            found[key] = style
-        return [found[key] for key in keys]
+            kept = self._pictures.get(row.key)
+            if kept is None:
+                missing[row.key] = row
+            else:
+                pictures[row.key] = kept
+        # Rows of one face side by side: they are modulated together.
+        rows = sorted(missing.values(), key=lambda row: row.face_key)
+        styles = self._styles_of(rows)
+        for start in range(0, len(rows), self.chunk):
+            chunk = rows[start : start + self.chunk]
+            for row, picture in zip(chunk, self._chunk(chunk, styles), strict=False):  # the chunk may be filled up
+                pictures[row.key] = picture.copy()  # not a view, which would keep the chunk alive
+                self._pictures.put(row.key, pictures[row.key], picture.nbytes)
+        shape = (-1, self.resolution, self.resolution, 3)
+        return [np.array([pictures[row.key] for row in group], np.uint8).reshape(shape) for group in asked]
+
+    def _rows(self, face: Face, variants: Sequence[Variant]) -> list[Row]:
+        key = key_of(face)
+        return [Row(key, face, variant.of(face.attributes).vector()) for variant in variants]
+
+    def _chunk(self, rows: Sequence[Row], styles: dict[str, Style]) -> np.ndarray:
+        rows = [*rows, *[rows[-1]] * (self.chunk - len(rows))]
+        names = list(dict.fromkeys(row.face_key for row in rows))
+        prepared = [styles[name].modulations for name in names]
+        segments = list(segments_of([names.index(row.face_key) for row in rows], prepared))
+        latents = torch.cat([styles[row.face_key].latent for row in rows])
+        vectors = torch.from_numpy(np.stack([row.vector for row in rows])).to(self.device)
+        return _to_uint8(self._synthesis(segments, latents, vectors))
+
+    def _styles_of(self, rows: Sequence[Row]) -> dict[str, Style]:
+        styles: dict[str, Style] = {}
+        for row in rows:
+            if row.face_key not in styles:
+                styles[row.face_key] = self._style(row)
+        return styles
+
+    def _style(self, row: Row) -> Style:
+        style = self._styles.get(row.face_key)
+        if style is None:
+            latent, _ = self._encoder(self._image(row.face.image))
+            modulations = self._generator.modulations(self._label_map(row.face.label_map))
+            style = Style(latent, self._synthesis.prepare(modulations))
+            self._styles.put(row.face_key, style, style.bytes)
+        return style
 
 
 def key_of(face: Face) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 import uvicorn
+from model_tools import random_labels
 from skimage.data import astronaut
 
+from capricious.faces.attributes import VECTOR_SIZE
 from capricious.faces.image import encode
 from capricious.model.bundle import save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
@@ -25,12 +27,15 @@ NOTE = "random weights: wiring only"
 
 
 def random_bundle(folder: Path, resolution: int = 64, width: int = 4) -> Path:
-    """Writes a bundle whose variants differ visibly."""
+    """Writes a bundle whose variants differ visibly, in half-tones: saturated pixels would hide what is unequal."""
     torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(resolution=resolution, width=width, hidden=8))
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            parameter.normal_(std=0.1)
+    generator = Generator(GeneratorConfig(resolution=resolution, width=width, hidden=16))
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
+    for norm in (module for module in generator.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = None  # a plain average: one forward pass gives the statistics of the eval mode
+    generator.train()(random_labels(4, resolution), torch.randn(4, 128), torch.rand(4, VECTOR_SIZE))
+    generator.picture.weight.data *= 0.3
     save_bundle(folder, generator, StyleEncoder(EncoderConfig(resolution=resolution, width=4)), {"note": NOTE})
     return folder
 

@@ -1,4 +1,4 @@
-"""A real Prometheus on a real Ray: every metric of ours that rules and dashboards use is there while the platform works.
+"""A real Prometheus on a real Ray: each metric of ours that rules and dashboards use is there while the platform runs.
 
 Needs Debian's package `prometheus`; skipped where there is none.
 """

@@ -8,6 +8,7 @@ import re
 import socket
 import time
 import zipfile
+from typing import get_args
 
 import httpx
 import numpy as np
@@ -22,6 +23,7 @@ from capricious.model.bundle import load_bundle
 from capricious.render.provenance import read_stamp
 from serve.arguments import PortraitArguments
 from serve.gates import ENVELOPE
+from serve.schemas import Emotion
 
 MEGABYTE = 2**20
 
@@ -99,6 +101,15 @@ def test_variants_are_streamed_as_they_are_done(http, service):
     first, *_, last = [json.loads(line) for line in upload(http, format="ndjson", ages="30").text.splitlines()]
     assert first["kind"] == "sweep" and first["faces"][0]["attribute_source"]["age"] == "estimated"
     assert last == {"kind": "done", "variants": 1}
+
+
+def test_a_smile_and_an_emotion_are_variants_too(http, service):
+    variants = list(service.stream(PHOTO, ages="own", smiles="0,1", emotions="sad", composite="face"))
+    assert [variant.name for variant in variants] == ["smile-0_emotion-sad", "smile-1_emotion-sad"]
+    render = service.render(PHOTO, smile=0.5, emotion="happy", composite="face")
+    assert list(read_stamp(render)["variants"]) == ["smile-0.5_emotion-happy"]
+    assert service.bundle()["emotions"] == list(get_args(Emotion))
+    assert problem(upload(http, emotions="bored"))[2] == "bad-sweep"
 
 
 def test_a_preview_is_as_large_as_asked_for(service):

@@ -43,9 +43,11 @@ def bundle_folder(tmp_path_factory):
     return random_bundle(tmp_path_factory.mktemp("bundle") / "random")
 
 
-def test_a_shared_forward_pass_gives_the_very_bits_of_a_lone_one(bundle_folder):
-    alone = Renderer(load_bundle(bundle_folder), threads=1)
-    shared = SharedChunkRenderer(load_bundle(bundle_folder), threads=1, cache_bytes=2**26)
+@pytest.mark.parametrize("width", [4, 16])  # without and with layers for Winograd's convolutions
+def test_a_shared_forward_pass_gives_the_very_bits_of_a_lone_one(tmp_path, width):
+    random_bundle(tmp_path, width=width)
+    alone = Renderer(load_bundle(tmp_path), threads=1)
+    shared = SharedChunkRenderer(load_bundle(tmp_path), threads=1, cache_bytes=2**28)
     faces = [face(seed) for seed in range(3)]
     variants = Sweep((20.0, 40.0, 60.0, 80.0)).variants()
     groups = [(faces[0], variants[:1]), (faces[1], variants), (faces[2], variants[2:3]), (faces[0], variants[1:4])]

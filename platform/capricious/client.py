@@ -101,7 +101,7 @@ class Client:
         """Returns a picture in one variant.
 
         Args:
-            asked: age, gender, glasses, sitter_age, composite, face, picture_format.
+            asked: age, gender, glasses, smile, emotion, sitter_age, composite, face, picture_format.
         """
         return self._post("/v1/renders", portrait, asked).content
 
@@ -109,7 +109,7 @@ class Client:
         """Returns a sweep as one file.
 
         Args:
-            asked: ages, genders, glasses, sitter_age, composite, picture_format, preview.
+            asked: ages, genders, glasses, smiles, emotions, sitter_age, composite, picture_format, preview.
         """
         return self._post("/v1/sweeps", portrait, {**asked, "format": format}).content
 
@@ -145,7 +145,7 @@ class Client:
         Args:
             source: the collection.
             out: where results go.
-            asked: ages, genders, glasses, limit.
+            asked: ages, genders, glasses, smiles, emotions, limit.
         """
         return self._send("POST", "/v1/batches", json={"source": source, "out": out, **asked}).json()
 

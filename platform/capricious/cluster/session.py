@@ -17,6 +17,10 @@ PATIENCE = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_m
 """On a busy laptop the parts of a local Ray take longer to come up than the half minute that Ray grants them."""
 
 
+LOG = "CAPRICIOUS_LOG"
+"""Environment variable: "text", or "json" for one JSON object a line, in the driver and in all workers."""
+
+
 @contextmanager
 def session(address: str | None = None) -> Iterator[None]:
     """Connects to Ray for the duration of a ``with`` block; leaves a connection that is already there alone.
@@ -41,6 +45,7 @@ def session(address: str | None = None) -> Iterator[None]:
             address=address,
             runtime_env=_runtime_env(local=address == "local"),
             logging_level=logging.WARNING,
+            logging_config=_logging_config(),
         )
     except ConnectionError as error:
         raise CapriciousError(
@@ -50,6 +55,14 @@ def session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _logging_config() -> ray.LoggingConfig | None:
+    """As LOG asks: None for the usual lines, or one JSON object a line with the ids of job, node, worker and actor."""
+    asked = os.environ.get(LOG, "text")
+    if asked not in ("text", "json"):
+        raise CapriciousError(f"{LOG} must be text or json, found: {asked}")
+    return ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"]) if asked == "json" else None
 
 
 def _runtime_env(local: bool) -> dict[str, object]:

@@ -115,7 +115,7 @@ def bugs_as_rejections(uri: str) -> Iterator[None]:
     except (CapriciousError, OSError):
         raise
     except Exception as error:
-        log.exception("%s", uri)
+        log.exception("%s", uri, extra={"picture": uri})
         detail = f"unexpected: {error}; please report it, with the traceback in the worker's log"
         raise Rejection("internal", type(error).__name__, detail) from error
 
