@@ -33,7 +33,7 @@ from capricious.render.scan import read_scan
 Result = TypeVar("Result")
 
 GROUP_PIXELS = 50_000_000
-"""Portraits that wait for each other hold no more pixels than that, or there is only one of them."""
+"""Portraits that hold more pixels than that together wait for no others."""
 
 WRITE_BEHIND = 4
 """Files that are being written while the next is made."""
