@@ -8,6 +8,7 @@ driver that is gone is started again by the same command. At the end jobs/verify
 ledger is compared with that of a run that nobody disturbed.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,13 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 
+import ray
 import torch
 from killing import add_arguments, disturb
 
 from capricious.cluster.ledger import portraits
 from capricious.cluster.plan import PLAN, read_plan
+from capricious.cluster.session import PATIENCE
 from capricious.model.bundle import save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
@@ -79,6 +82,10 @@ def main() -> None:
     bundle, calm, out = folder / "bundle", folder / "calm", folder / "disturbed"
     try:
         make_bundle(bundle)
+        # One Ray for all drivers, as on a cluster: a driver that is killed leaves it running.
+        os.environ.update(PATIENCE)
+        ray.init(address="local", num_cpus=options.workers, include_dashboard=False, log_to_driver=False)
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         with open(folder / "log", "w") as log:
             started = time.monotonic()
             start(options, bundle, calm, log).wait()
@@ -98,6 +105,7 @@ def main() -> None:
         code = subprocess.run([sys.executable, str(JOBS / "verify.py"), "--out", str(out)]).returncode
         print(f"jobs/verify.py ended with exit code {code}")
     finally:
+        ray.shutdown()
         shutil.rmtree(folder)
 
 

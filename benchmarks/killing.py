@@ -27,7 +27,8 @@ def victims(driver: subprocess.Popen, kind: str) -> list[psutil.Process]:
     if kind == "driver":
         return [psutil.Process(driver.pid)]
     found = []
-    for process in psutil.Process(driver.pid).children(recursive=True):
+    # Below the driver is its own Ray, if it has one; below this process one that drivers share.
+    for process in psutil.Process().children(recursive=True):
         try:
             title = " ".join(process.cmdline())
         except psutil.Error:

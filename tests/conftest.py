@@ -106,6 +106,23 @@ def bucket(store):
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 kB, and a way to enlarge it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
+
+    try:
+        mount("size=600k")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"may not mount a file system here: {error}")
+    yield folder, lambda: mount("remount,size=64m")
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
 def start_job(ray_cluster):
     """Starts jobs/NAME with arguments on the session's Ray, as `ray job submit` with --runtime-env-json would."""
     import ray

@@ -3,7 +3,6 @@
 import http.client
 import itertools
 import os
-import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,23 +137,6 @@ def test_a_store_that_is_slow_and_often_busy(store, bucket, museum, start_job, m
     assert code == 0, printed
     assert Moody.refused > 20
     assert_whole(start_job, out)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte, and a way to enlarge it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options: str) -> None:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
-
-    try:
-        mount("size=1m")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"may not mount a file system here: {error}")
-    yield folder, lambda: mount("remount,size=64m")
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_said_plainly_and_the_same_command_goes_on(small_disk, museum, start_job):

@@ -22,7 +22,7 @@ from capricious.cluster import render as render_module
 from capricious.cluster import render_shard
 from capricious.cluster import verify as verify_module
 from capricious.cluster.estimate import estimate
-from capricious.cluster.ledger import portraits
+from capricious.cluster.ledger import done_shards, part_uri, portraits
 from capricious.cluster.plan import read_plan
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render import render
@@ -39,6 +39,7 @@ from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
 from capricious.model.learnt import Learnt
 from capricious.render.content_credentials import CredentialsConfig
+from capricious.render.picture import SweepResult
 from capricious.render.provenance import read_stamp
 
 R = 64
@@ -174,6 +175,15 @@ def test_a_bug_in_one_portrait_costs_no_other(config, monkeypatch):
     assert outcome.rendered == 2
     assert outcome.reasons == {"internal: ZeroDivisionError": 1, "detect: no-face": 1, "read: not-found": 1}
     assert verify(VerifyConfig(config.out)).problems == 0
+
+
+def test_a_portrait_that_fails_half_way_leaves_no_files(config, monkeypatch):
+    def buggy(result, longest=0, format="gif"):
+        raise ZeroDivisionError("a bug, after the paintings are written")
+
+    monkeypatch.setattr(SweepResult, "animation", buggy)
+    assert render(config).reasons["internal: ZeroDivisionError"] == 2
+    assert not list(Path(config.out, "portraits").rglob("*.*"))
 
 
 def test_what_a_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(config, bundle, tmp_path):
@@ -326,19 +336,19 @@ def test_annotations_that_do_not_fit_the_picture_are_a_reason(config, collection
     assert render(replace(config, source=str(copy))).reasons == {"prepared: not-prepared": 1}
 
 
-def test_a_full_disk_is_said_plainly_and_can_be_resumed(config, monkeypatch):
-
-    write = storage.write_atomic
-
-    def full(uri, data):
-        if uri.endswith("sheet.png"):
-            raise OSError(28, "No space left on device", uri)
-        write(uri, data)
-
-    monkeypatch.setattr(storage, "write_atomic", full)
+def test_a_full_disk_is_said_plainly_and_can_be_resumed(config, small_disk):
+    disk, enlarge = small_disk
+    config = replace(config, out=str(disk / "sweeps"), rights="any", shard_size=1)
     with pytest.raises(CapriciousError, match=r"No space left on device.*run the same command again"):
         render(config)
-    monkeypatch.undo()
+    plan = read_plan(config.out)
+    done = {shard: part_uri(config.out, shard) for shard in done_shards(plan)}
+    before = {uri: Path(uri).read_bytes() for uri in done.values()}
+    assert len(done) < plan.shards and not list(disk.rglob("*.partial"))
+    enlarge()
+    assert render(config).rendered == 3
+    assert {uri: Path(uri).read_bytes() for uri in before} == before
+    assert verify(VerifyConfig(config.out)).problems == 0
 
 
 def test_from_s3_to_s3(bucket, config, collection):

@@ -4,6 +4,7 @@ import json
 import time
 
 import numpy as np
+import pytest
 from skimage.data import astronaut
 
 from capricious.cluster.ledger import done_shards
@@ -19,6 +20,7 @@ def done(out: str) -> list[int]:
     return done_shards(read_plan(out)) if storage.exists(storage.join(out, PLAN)) else []
 
 
+@pytest.mark.slow
 def test_from_s3_to_s3_with_the_driver_killed(bucket, start_job, tmp_path):
     save_bundle(
         tmp_path / "random",  # random weights: wiring

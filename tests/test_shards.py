@@ -2,7 +2,7 @@
 
 import pytest
 
-from capricious.cluster.shards import ShardWorker
+from capricious.cluster.shards import ShardWorker, Told
 from capricious.data.collections import Source
 from capricious.errors import CapriciousError, Rejection
 
@@ -52,3 +52,26 @@ def test_more_files_than_are_read_ahead_keep_their_order(tmp_path):
         (tmp_path / str(number)).write_bytes(str(number).encode())
         sources.append(Source(str(tmp_path / str(number))))
     assert outcomes(sources, lambda source, data: data) == [str(n).encode() for n in range(len(sources))]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (CapriciousError("weights are missing"), "weights are missing"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device; put that right and run the same"),
+    ],
+)
+def test_what_is_meant_for_people_comes_back_from_ray_as_a_sentence(fault, told):
+    class Failing:
+        def __call__(self, batch):
+            raise fault
+
+    class Broken:
+        def __init__(self):
+            raise CapriciousError("the bundle is not complete")
+
+    row = Told(Failing, {})({"shard": [3]})
+    assert row["shard"] == [3] and row["error"][0].startswith(told)
+    assert Told(Broken, {})({"shard": [4]}) == {"shard": [4], "error": ["the bundle is not complete"]}
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
+        Told(lambda: lambda batch: 1 / 0, {})({"shard": [5]})

@@ -8,6 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -151,7 +152,16 @@ class RenderShard(ShardWorker):
             yield product, name, content
 
     def _write(self, source: Source, result: SweepResult, data: bytes) -> list[Row]:
-        """Writes the files of one portrait, each while the next is being made, and returns their rows."""
+        """Writes the files of one portrait and returns their rows; where that fails, none of its files are left."""
+        try:
+            return self._write_behind(source, result, data)
+        except BaseException:
+            with suppress(OSError):  # a store that is away; the first error is the one to tell
+                storage.remove_folder(storage.join(self.out, folder_of(source.uri)))
+            raise
+
+    def _write_behind(self, source: Source, result: SweepResult, data: bytes) -> list[Row]:
+        """Writes each file while the next is being made."""
         rows: list[Row] = []
         writing: deque[Future[None]] = deque()
         with ThreadPoolExecutor(WRITE_BEHIND) as threads:
