@@ -7,9 +7,9 @@ Random weights: only time is measured. Every request uploads one of four portrai
 slider does; ages do not repeat. All have the faces annotated beforehand, all answer with a PNG of the face at 128 px,
 all have one thread for the model. The raw renderer has full forward passes of one remembered face, and makes no PNG:
 nothing can be faster. Rounds alternate between the services, medians are compared, so that a noisy machine disturbs all
-alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. CPU is that of all its
-processes, Ray's among them, without the callers': it tells the same on a busy machine. Then the load is halved, and
-this service's latencies are told. Read the ratios, not the milliseconds.
+alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. CPU is that of a service's
+processes, Ray's too, but not the callers': it tells about the same on a busy machine. Then the load is halved, and this
+service's latencies are told. Read the ratios, not the milliseconds.
 """
 
 import argparse
