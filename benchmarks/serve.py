@@ -7,11 +7,13 @@ Random weights: only time is measured. Every request uploads one of four portrai
 slider does; ages do not repeat. All have the faces annotated beforehand, all answer with a PNG of the face at 128 px,
 all have one thread for the model. The raw renderer has full forward passes of one remembered face, and makes no PNG:
 nothing can be faster. Rounds alternate between the services, medians are compared, so that a noisy machine disturbs all
-alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. Then the load is halved,
-and this service's latencies are told. Read the ratios, not the milliseconds.
+alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. CPU is that of a service's
+processes, Ray's too, but not the callers': it tells about the same on a busy machine. Then the load is halved, and this
+service's latencies are told. Read the ratios, not the milliseconds.
 """
 
 import argparse
+import contextlib
 import http.client
 import itertools
 import os
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 import numpy as np
+import psutil
 from serve_peers import MAX_BATCH, PORTRAITS, Model
 from serve_tools import free_port, random_bundle
 
@@ -63,15 +66,15 @@ class Service:
 
     def __init__(self, name: str, port: int, path: str, process: subprocess.Popen):
         self.name, self.port, self.path, self.process = name, port, path, process
-        self.ages = iter(random.Random(0).uniform(1, 99) for _ in itertools.count())
+        self.draw = random.Random(0)
         self.lock = threading.Lock()
         self.portraits = itertools.cycle(range(len(PORTRAITS)))
 
     def ask(self, connection: http.client.HTTPConnection) -> None:
         """Asks for the next portrait at the next age; raises if that is refused."""
         with self.lock:
-            portrait, age = next(self.portraits), next(self.ages)
-        fields = {"age": f"{age:.3f}"} | (
+            portrait, age = next(self.portraits), self.draw.uniform(1, 99)
+        fields = {"age": f"{age:.5f}"} | (
             {"portrait": str(portrait)} if self.path == "/render" else {"composite": "face"}
         )
         # httpx builds the body; it would take more of the machine than half of the service if it also sent it.
@@ -99,8 +102,8 @@ class Service:
             else:
                 return
 
-    def saturate(self, callers: int, seconds: float) -> float:
-        """Returns answers per second when so many callers ask one question after the other."""
+    def saturate(self, callers: int, seconds: float) -> tuple[float, float]:
+        """Returns answers per second, and seconds of CPU each, of callers that ask one question after the other."""
 
         def call() -> int:
             connection, count = self.connection(), 0
@@ -109,11 +112,20 @@ class Service:
                 count += 1
             return count
 
-        started = time.perf_counter()
+        started, used = time.perf_counter(), self.cpu()
         until = started + seconds
         with ThreadPoolExecutor(callers) as pool:
             count = sum(future.result() for future in [pool.submit(call) for _ in range(callers)])
-        return count / (time.perf_counter() - started)
+        return count / (time.perf_counter() - started), (self.cpu() - used) / count
+
+    def cpu(self) -> float:
+        """Returns the seconds of CPU that its processes have used."""
+        root = psutil.Process(self.process.pid)
+        used = 0.0
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used += sum(process.cpu_times()[:2])
+        return used
 
     def paced(self, per_second: float, seconds: float) -> list[float]:
         """Asks at random times (Poisson) at a rate, however long answers take; returns the seconds each took."""
@@ -139,15 +151,15 @@ class Service:
             return [future.result() for future in futures]
 
 
-def raw(model: Model, seconds: float) -> float:
-    """Variants per second of the renderer alone."""
-    count, started, draw = 0, time.perf_counter(), random.Random(2)
+def raw(model: Model, seconds: float) -> tuple[float, float]:
+    """Returns variants per second of the renderer alone, and seconds of CPU each."""
+    count, started, used, draw = 0, time.perf_counter(), time.process_time(), random.Random(2)
     for portrait in itertools.cycle(range(len(PORTRAITS))):
         ages = [draw.uniform(1, 99) for _ in range(model.renderer.chunk)]
         count += len(model.renderer.render_groups([model.group(portrait, *ages)])[0])
         if (elapsed := time.perf_counter() - started) > seconds:
             break
-    return count / elapsed
+    return count / elapsed, (time.process_time() - used) / count
 
 
 def started(bundle: str) -> Iterator[Service]:
@@ -191,19 +203,20 @@ def main() -> None:
             turn(service, signal.SIGSTOP)
         model = Model(bundle)
         raw(model, 1)
-        rates: dict[str, list[float]] = {}
+        measured: dict[str, list[tuple[float, float]]] = {}
         for _ in range(options.rounds):
-            rates.setdefault("raw renderer", []).append(raw(model, options.seconds))
+            measured.setdefault("raw renderer", []).append(raw(model, options.seconds))
             for service in services:
                 turn(service, signal.SIGCONT)
-                rates.setdefault(service.name, []).append(service.saturate(options.callers, options.seconds))
+                measured.setdefault(service.name, []).append(service.saturate(options.callers, options.seconds))
                 turn(service, signal.SIGSTOP)
-            print("  ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items()), file=sys.stderr)
-        best = statistics.median(rates["raw renderer"])
-        print(f"{'':26}  {'variants/s':>10}  {'of the raw renderer':>20}")
-        for name, found in rates.items():
-            print(f"{name:26}  {statistics.median(found):>10.2f}  {statistics.median(found) / best:>20.2f}")
-        half = statistics.median(rates[BATCHING]) / 2
+            print("  ".join(f"{name} {found[-1][0]:.1f}" for name, found in measured.items()), file=sys.stderr)
+        rates = {name: statistics.median(rate for rate, _ in found) for name, found in measured.items()}
+        costs = {name: statistics.median(cost for _, cost in found) for name, found in measured.items()}
+        print(f"{'':26}  {'variants/s':>10}  {'of the raw renderer':>20}  {'ms of CPU a variant':>20}")
+        for name, rate in rates.items():
+            print(f"{name:26}  {rate:>10.2f}  {rate / rates['raw renderer']:>20.2f}  {1000 * costs[name]:>20.0f}")
+        half = rates[BATCHING] / 2
         latencies = services[0].paced(half, 4 * options.seconds)
         told = ", ".join(f"p{p} {1000 * np.percentile(latencies, p):.0f} ms" for p in (50, 95, 99))
         print(f"{BATCHING} at half of that ({half:.2f}/s, {len(latencies)} requests): {told}")

@@ -19,8 +19,9 @@ class PortraitArguments(BaseModel):
         annotating_replicas, annotating_max_replicas: of what finds faces, likewise; one CPU each.
         ingress_replicas: of what speaks HTTP. Rate limits and the cache of annotations are of each.
         max_batch: groups of variants, from any number of requests, that the model takes up together.
-        batch_wait_s: seconds that it waits for others to join a batch that is not full.
-        style_cache_mb: memory of a replica of the model for style codes and modulations of faces seen lately.
+        batch_wait_s: seconds that a call which finds the model idle waits for others; a busy one gathers by itself.
+        style_cache_mb: memory of a replica of the model for style codes and modulations of faces seen lately; a
+            sixteenth of it more keeps pictures.
         annotation_cache_mb: memory of an ingress for annotations of pictures seen lately; 0 keeps none.
         max_ongoing: requests that one ingress has in hand; beyond that the answer is 429.
         max_queued: calls that wait for a model or an annotator, at most; beyond that the answer is 429.

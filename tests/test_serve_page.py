@@ -91,6 +91,10 @@ def test_a_curator_drops_a_portrait_and_drags_the_slider(browser, url, portrait)
     assert page.get_attribute("#after", "src") != before
     assert page.is_visible("#mark") and page.inner_text("#mark") == "AI-altered"
     photographed(page, "desktop")
+    assert not page.is_visible("#faces polygon")
+    page.check("#outlines")
+    assert page.is_visible("#faces polygon")
+    photographed(page, "outlined")
     page.focus("#split")
     for _ in range(50):
         page.keyboard.press("ArrowRight")
