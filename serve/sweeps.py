@@ -17,7 +17,8 @@ import numpy as np
 from capricious.data.records import Face
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import encode
-from capricious.render.picture import FRAME_SECONDS, SweepResult
+from capricious.model.learnt import Learnt
+from capricious.render.picture import FRAME_SECONDS, SweepResult, guesses
 from capricious.render.provenance import NOTICE, Provenance, known, stamp
 from capricious.render.renderer import fit
 from capricious.render.scan import Scan, read_scan
@@ -55,6 +56,9 @@ class SweepInProgress:
         facts: of the bundle.
         source_sha256: of the upload.
         deadline: by the event loop's clock; rendering past it raises TimeoutError.
+
+    Raises:
+        ConfigError: a variant asks for what the bundle has never seen.
     """
 
     def __init__(
@@ -71,12 +75,18 @@ class SweepInProgress:
         self.facts = facts
         self.deadline = deadline
         self.variants = sweep.variants()
+        learnt = Learnt.of_info(facts.info)
+        if learnt is not None:
+            # Here, not in the model, where the calls of all callers share a batch.
+            for variant in self.variants:
+                learnt.refuse_unknown(variant.changes)
         resolution = facts.info["resolution"]
         # Filled in place: SweepResult makes a file of a variant as soon as that and the source are there.
         shape = (len(self.variants), resolution, resolution, 3)
         renders = tuple(np.zeros(shape, np.uint8) for _ in faces)
         fitted = tuple(fit(face, resolution) for face in faces)
-        self.result = SweepResult(scan, fitted, sweep, renders, source_sha256, facts.sha256)
+        guessed = guesses(learnt, self.variants)
+        self.result = SweepResult(scan, fitted, sweep, renders, source_sha256, facts.sha256, extrapolated=guessed)
 
     async def groups(self) -> AsyncIterator[list[Variant]]:
         """Renders the sweep, the source first; yields the variants of each group when all faces have them.
@@ -192,7 +202,9 @@ def animation(result: SweepResult, composite: Composite) -> bytes:
 def _stamped(data: bytes, result: SweepResult) -> bytes:
     sitters = tuple(face.attributes for face in result.faces)
     variants = tuple(result.sweep.variants())
-    return stamp(data, Provenance(result.source_sha256, result.bundle_sha256, variants, sitters))
+    guessed = tuple(variant.name for variant in variants if variant.name in result.extrapolated)
+    provenance = Provenance(result.source_sha256, result.bundle_sha256, variants, sitters, extrapolated=guessed)
+    return stamp(data, provenance)
 
 
 def pictures(result: SweepResult, variant: Variant, composite: Composite, format: PictureFormat) -> dict[str, bytes]:

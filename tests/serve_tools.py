@@ -18,6 +18,7 @@ from capricious.faces.image import encode
 from capricious.model.bundle import save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
+from capricious.model.learnt import Learnt
 from serve.arguments import PortraitArguments
 from serve.ingress import application
 from serve.pipeline import LocalPipeline, Pipeline
@@ -26,7 +27,7 @@ PHOTO = encode(astronaut(), "jpeg")
 NOTE = "random weights: wiring only"
 
 
-def random_bundle(folder: Path, resolution: int = 64, width: int = 4) -> Path:
+def random_bundle(folder: Path, resolution: int = 64, width: int = 4, learnt: Learnt | None = None) -> Path:
     """Writes a bundle whose variants differ visibly, in half-tones: saturated pixels would hide what is unequal."""
     torch.manual_seed(0)
     generator = Generator(GeneratorConfig(resolution=resolution, width=width, hidden=16))
@@ -36,7 +37,8 @@ def random_bundle(folder: Path, resolution: int = 64, width: int = 4) -> Path:
         norm.momentum = None  # a plain average: one forward pass gives the statistics of the eval mode
     generator.train()(random_labels(4, resolution), torch.randn(4, 128), torch.rand(4, VECTOR_SIZE))
     generator.picture.weight.data *= 0.3
-    save_bundle(folder, generator, StyleEncoder(EncoderConfig(resolution=resolution, width=4)), {"note": NOTE})
+    encoder = StyleEncoder(EncoderConfig(resolution=resolution, width=4))
+    save_bundle(folder, generator, encoder, {"note": NOTE}, learnt=learnt)
     return folder
 
 

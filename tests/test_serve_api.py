@@ -18,8 +18,10 @@ from serve_tools import NOTE, PHOTO, random_bundle, running
 from skimage.data import astronaut
 
 from capricious.client import Client, ServiceProblem
+from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode, encode
 from capricious.model.bundle import load_bundle
+from capricious.model.learnt import Learnt
 from capricious.render.provenance import read_stamp
 from serve.arguments import PortraitArguments
 from serve.gates import ENVELOPE
@@ -373,3 +375,14 @@ def test_the_service_does_what_its_openapi_document_says(url):
     ]
     done = subprocess.run([*command, "--seed=1"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_what_the_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(tmp_path):
+    seen = [Attributes(age=float(age), gender=float(age % 2)) for age in range(20, 61)]
+    learnt = Learnt.of(np.stack([attributes.vector() for attributes in seen]))
+    bundle = random_bundle(tmp_path / "bundle", learnt=learnt)
+    with running(PortraitArguments(bundle=str(bundle))) as url, httpx.Client(base_url=url, timeout=120) as http:
+        refused = upload(http, smiles="1")
+        assert (refused.status_code, refused.json()["reason"]) == (422, "bad-sweep")
+        assert "smile cannot be changed" in refused.json()["detail"]
+        assert read_stamp(upload(http, ages="30,80").content)["extrapolated"] == ["age-80"]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from capricious.data.records import Face
 from capricious.faces.image import encode
+from capricious.model.learnt import Learnt
 from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
@@ -221,6 +222,11 @@ def render_picture(
     return render_pictures([sitting], renderer, sweep, composite=composite, style=style)[0]
 
 
+def guesses(learnt: Learnt | None, variants: Sequence[Variant]) -> frozenset[str]:
+    """Returns the names of the variants at ages that a bundle has not learnt; none where it does not say."""
+    return frozenset(v.name for v in variants if learnt is not None and learnt.extrapolates(v.changes))
+
+
 def render_pictures(
     sittings: Sequence[Sitting],
     renderer: Renderer,
@@ -239,8 +245,7 @@ def render_pictures(
         style: the second portrait of variants that ask for its style.
     """
     variants, learnt = sweep.variants(), renderer.bundle.learnt
-    guessed = (variant.name for variant in variants if learnt is not None and learnt.extrapolates(variant.changes))
-    extrapolated = frozenset(guessed)
+    extrapolated = guesses(learnt, variants)
     fitted = [tuple(fit(face, renderer.resolution) for face in sitting.faces) for sitting in sittings]
     faces = [face for each in fitted for face in each]
     # A few faces at a time: the modulations of a crowd would not fit into memory.
