@@ -32,7 +32,7 @@ class PreflightConfig:
     gpus: float = 0.0
     """GPUs of all workers together."""
     weights: tuple[str, ...] = ()
-    """Names in the weight registry (capricious weights list)."""
+    """Names in the weight registry (capricious weights lists them)."""
 
 
 def main(config: PreflightConfig) -> int:

@@ -112,3 +112,10 @@ def test_a_finished_job_leaves_its_end_in_a_folder(tmp_path, monkeypatch):
     os.remove(tmp_path / "capricious-render.prom")
     batch_metrics.ended("render", 0, 1.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gateway_that_is_away_changes_nothing_about_a_job(monkeypatch, capsys):
+    (port,) = free_ports(1)
+    monkeypatch.setenv(batch_metrics.GATEWAY, f"127.0.0.1:{port}")
+    batch_metrics.ended("render", 0, 1.0)
+    assert "warning: the end of this job is not in the metrics" in capsys.readouterr().err

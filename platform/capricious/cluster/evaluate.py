@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,11 +24,10 @@ from PIL import Image
 
 from capricious.annotate.annotator import AnnotatorConfig, parser_sha256
 from capricious.annotate.crop_reader import CropReader
-from capricious.cluster import batch_metrics
 from capricious.cluster.evaluation_data import Chosen, Dataset, choose, read_chosen, training_images, write_chosen
 from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_size
 from capricious.cluster.prepare import PrepareConfig, prepare
-from capricious.cluster.render import read_bundle
+from capricious.cluster.render_shard import read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards
 from capricious.data import storage
@@ -135,11 +133,10 @@ class MeasureShard(ShardWorker):
         self.measurer = Measurer(CropReader(), without)
         self.key = {**extractor_hashes(without), **_reader(), "resolution": resolution, "schema": str(SCHEMA)}
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's entry: a batch is the number of one shard."""
-        started = time.perf_counter()
-        shard = int(batch["shard"][0])
-        chosen = read_chosen(self.out, shard)
+    def items(self, shard: int) -> list[tuple[str, Portrait]]:
+        return read_chosen(self.out, shard)
+
+    def run_shard(self, shard: int, chosen: list[tuple[str, Portrait]]) -> dict[str, Any]:
         real = cached([portrait for _, portrait in chosen], self.key, self._real)
         rows: list[dict[str, Any]] = []
         rejects: list[dict[str, str]] = []
@@ -151,9 +148,7 @@ class MeasureShard(ShardWorker):
                 rejects.append(reject_row(portrait.source_uri, rejection))
         write_table(rejects_uri(self.out, shard), rejects, REJECT_SCHEMA)
         write_table(measured_uri(self.out, shard), rows, SCHEMA)
-        done, failed = len(chosen) - len(rejects), len(rejects)
-        batch_metrics.shard(self.KIND, done, failed, time.perf_counter() - started)
-        return {"shard": [shard], "done": [done], "failed": [failed]}
+        return {"done": len(chosen) - len(rejects), "failed": len(rejects)}
 
     def _real(self, portrait: Portrait) -> dict[str, Any]:
         with bugs_as_rejections(portrait.source_uri):

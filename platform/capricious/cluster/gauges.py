@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray.util.metrics import Gauge
-
-from capricious.metrics import TRAINING, of_training
+from capricious.cluster.ray_metrics import gauge
+from capricious.metrics import of_training
 
 
 class Gauges:
@@ -15,8 +14,7 @@ class Gauges:
 
     def __init__(self, run: str):
         self._run = run
-        self._gauges = {name: Gauge(name, metric.meaning, metric.labels) for name, metric in TRAINING.items()}
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         for name, labels, value in of_training(metrics):
-            self._gauges[name].set(value, tags={"run": self._run, **labels})
+            gauge(name).set(value, tags={"run": self._run, **labels})

@@ -36,21 +36,33 @@ def run_job(
     preflight go to stderr. Errors that are meant for people end as one line on stderr and exit code 1; all others
     keep their traceback.
     """
-    try:
+
+    def read_and_run() -> int:
         parsed = parse(config_type, description=description or "")
         if parsed.dry_run:
             print(resolved(parsed.config), end="", flush=True)
             print(foresee(parsed.config))
             return 0
-        started, kind, code = time.monotonic(), Path(sys.argv[0]).stem, 1
+        started, code = time.monotonic(), 1  # that of an error with a traceback
         try:
-            with session():
-                if needs is not None:
-                    _look_first(needs(parsed.config))
-                code = main(parsed.config)
+            code = _exit_code(lambda: work(parsed.config))
         finally:
-            batch_metrics.ended(kind, code, time.monotonic() - started)
+            batch_metrics.ended(Path(sys.argv[0]).stem, code, time.monotonic() - started)
         return code
+
+    def work(config: Config) -> int:
+        with session():
+            if needs is not None:
+                _look_first(needs(config))
+            return main(config)
+
+    return _exit_code(read_and_run)
+
+
+def _exit_code(do: Callable[[], int]) -> int:
+    """Returns what `do` does, or, having told it on stderr, what its error means to a shell."""
+    try:
+        return do()
     except CapriciousError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

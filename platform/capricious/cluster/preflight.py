@@ -69,7 +69,7 @@ def preflight(needs: Needs) -> list[Finding]:
         *_clocks(reports),
         *_disks(reports),
         *_storage(needs, reports),
-        *_weights(reports),
+        *(_weights(reports) if needs.weights else ()),
         _authentication(),
     ]
 
@@ -173,7 +173,7 @@ def _weights(reports: list[NodeReport]) -> Iterator[Finding]:
             f"{name}" + (f" ({size / 1e6:.0f} MB)" if size else "") + f" is not yet on {', '.join(nodes)}",
             f"it is fetched when first used; beforehand: capricious weights fetch {name}",
         )
-    if not lacking and reports:
+    if not lacking:
         yield Finding("weights", "ok", "all that the job needs are on all nodes")
 
 

@@ -17,6 +17,7 @@ from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import run_shards
 from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
+from capricious.render.sweep import refuse_unlearnt
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         ConfigError: the sweep asks for an attribute that the bundle has never seen.
     """
     bundle = read_bundle(config.bundle)
-    if bundle.learnt is not None:
-        for variant in config.sweep.variants():
-            bundle.learnt.refuse_unknown(variant.changes)
+    refuse_unlearnt(bundle.learnt, config.sweep.variants())
     return {
         "code_version": capricious.__version__,
         "bundle_sha256": bundle.sha256,

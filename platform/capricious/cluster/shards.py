@@ -49,14 +49,18 @@ class ShardWorker:
         """Ray Data's entry: a batch is the number of one shard; returns its counts as a batch of one row."""
         shard = int(batch["shard"][0])
         started = time.perf_counter()
-        sources = read_part(self.out, shard)
-        counts = self.run_shard(shard, sources)
-        failed = min(counts["failed"], len(sources))  # verify counts problems, of which a picture may have several
-        batch_metrics.shard(self.KIND, len(sources) - failed, failed, time.perf_counter() - started)
+        items = self.items(shard)
+        counts = self.run_shard(shard, items)
+        failed = min(counts["failed"], len(items))  # verify counts problems, of which a picture may have several
+        batch_metrics.shard(self.KIND, len(items) - failed, failed, time.perf_counter() - started)
         self.lap()
         return {"shard": [shard], **{name: [count] for name, count in counts.items()}}
 
-    def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
+    def items(self, shard: int) -> list[Any]:
+        """Returns what a shard consists of: sources, unless a subclass works on something else."""
+        return read_part(self.out, shard)
+
+    def run_shard(self, shard: int, items: list[Any]) -> dict[str, Any]:
         """Does one shard and writes its files; returns counts: "done", "failed" (at least)."""
         raise NotImplementedError
 
