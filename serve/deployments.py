@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from capricious.cluster.render import read_bundle
+from capricious.cluster.render_shard import read_bundle
 from capricious.data.records import Face
 from capricious.errors import Rejection
 from capricious.render.sweep import Variant

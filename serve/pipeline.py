@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
-from capricious.cluster.render import read_bundle
+from capricious.cluster.render_shard import read_bundle
 from capricious.data.records import Face
 from capricious.faces.image import decode
 from capricious.model.bundle import Bundle

@@ -18,12 +18,12 @@ from capricious.data.records import Face
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import encode
 from capricious.model.learnt import Learnt
-from capricious.render.picture import FRAME_SECONDS, SweepResult, guesses
-from capricious.render.provenance import NOTICE, Provenance, known, stamp
+from capricious.render.picture import FRAME_SECONDS, SweepResult
+from capricious.render.provenance import NOTICE, known
 from capricious.render.renderer import fit
 from capricious.render.scan import Scan, read_scan
 from capricious.render.sheet import contact_sheet, gif
-from capricious.render.sweep import SOURCE, Sweep, Variant
+from capricious.render.sweep import SOURCE, Sweep, Variant, guesses, refuse_unlearnt
 from serve import metrics
 from serve.pipeline import Annotated, Facts, Pipeline
 from serve.problems import problem_of
@@ -76,10 +76,7 @@ class SweepInProgress:
         self.deadline = deadline
         self.variants = sweep.variants()
         learnt = Learnt.of_info(facts.info)
-        if learnt is not None:
-            # Here, not in the model, where the calls of all callers share a batch.
-            for variant in self.variants:
-                learnt.refuse_unknown(variant.changes)
+        refuse_unlearnt(learnt, self.variants)  # here, not in the model, where the calls of all callers share a batch
         resolution = facts.info["resolution"]
         # Filled in place: SweepResult makes a file of a variant as soon as that and the source are there.
         shape = (len(self.variants), resolution, resolution, 3)
@@ -186,7 +183,7 @@ def sheet(result: SweepResult, composite: Composite) -> bytes:
         rows.append([small.picture, *(small.painting(variant.name).srgb for variant in variants)])
         names.append(look.name.replace("_", ", ").replace("-", " "))
     columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
-    return _stamped(encode(contact_sheet(rows, names, columns, caption=NOTICE), "png"), result)
+    return result.stamped(encode(contact_sheet(rows, names, columns, caption=NOTICE), "png"))
 
 
 def animation(result: SweepResult, composite: Composite) -> bytes:
@@ -196,15 +193,7 @@ def animation(result: SweepResult, composite: Composite) -> bytes:
     ages = result.sweep.ages or (None,)
     names = [result.sweep.at(age, look).name for look in result.sweep.looks() for age in ages]
     frames = [np.hstack([result.render(face, name) for face in range(len(result.faces))]) for name in names]
-    return _stamped(gif(frames, FRAME_SECONDS, ping_pong=True), result)
-
-
-def _stamped(data: bytes, result: SweepResult) -> bytes:
-    sitters = tuple(face.attributes for face in result.faces)
-    variants = tuple(result.sweep.variants())
-    guessed = tuple(variant.name for variant in variants if variant.name in result.extrapolated)
-    provenance = Provenance(result.source_sha256, result.bundle_sha256, variants, sitters, extrapolated=guessed)
-    return stamp(data, provenance)
+    return result.stamped(gif(frames, FRAME_SECONDS, ping_pong=True))
 
 
 def pictures(result: SweepResult, variant: Variant, composite: Composite, format: PictureFormat) -> dict[str, bytes]:

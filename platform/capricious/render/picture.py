@@ -16,13 +16,12 @@ from PIL import Image
 
 from capricious.data.records import Face
 from capricious.faces.image import encode
-from capricious.model.learnt import Learnt
 from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
 from capricious.render.sheet import contact_sheet, gif
-from capricious.render.sweep import SOURCE, Sweep, Variant
+from capricious.render.sweep import SOURCE, Sweep, Variant, guesses
 from capricious.render.video import video
 
 FACES = 4
@@ -159,7 +158,7 @@ class SweepResult:
         columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
         caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
         sheet = contact_sheet(rows, labels, columns, caption=caption)
-        return self._stamped(encode(sheet, "png", compression=3), self.sweep.variants())
+        return self.stamped(encode(sheet, "png", compression=3))
 
     def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
         """Returns the whole picture going through the ages and back, look by look, as a stamped "gif", "mp4" or "webm".
@@ -170,7 +169,7 @@ class SweepResult:
         ages: Sequence[float | None] = self.sweep.ages or (None,)
         frames = [small.painting(self.sweep.at(age, look).name).srgb for look in self.sweep.looks() for age in ages]
         if format == "gif":
-            return self._stamped(gif(frames, FRAME_SECONDS, ping_pong=True), self.sweep.variants())
+            return self.stamped(gif(frames, FRAME_SECONDS, ping_pong=True))
         comment = self._provenance(self.sweep.variants(), self.faces).packet().decode()
         return video(frames + frames[-2:0:-1], FRAME_SECONDS, format, comment)
 
@@ -188,6 +187,10 @@ class SweepResult:
         """Returns the provenance of one variant, or of all of them for any other name."""
         variants = [variant for variant in self.sweep.variants() if variant.name == product]
         return self._provenance(variants or self.sweep.variants(), self.faces).record()
+
+    def stamped(self, data: bytes) -> bytes:
+        """Returns an encoded picture of all variants with their provenance."""
+        return self._stamped(data, self.sweep.variants())
 
     def _index(self, name: str) -> int:
         names = [variant.name for variant in self.sweep.variants()]
@@ -220,11 +223,6 @@ def render_picture(
     """Renders a sweep of every face of one picture: see render_pictures() and Sitting."""
     sitting = Sitting(scan, tuple(faces), source_sha256, source_uri)
     return render_pictures([sitting], renderer, sweep, composite=composite, style=style)[0]
-
-
-def guesses(learnt: Learnt | None, variants: Sequence[Variant]) -> frozenset[str]:
-    """Returns the names of the variants at ages that a bundle has not learnt; none where it does not say."""
-    return frozenset(v.name for v in variants if learnt is not None and learnt.extrapolates(v.changes))
 
 
 def render_pictures(

@@ -17,7 +17,7 @@ from capricious.model.bundle import Bundle
 from capricious.model.encoder import StyleEncoder
 from capricious.model.generator import Generator
 from capricious.model.patches import AUTO_SHARE
-from capricious.render.sweep import Variant
+from capricious.render.sweep import Variant, refuse_unlearnt
 from capricious.render.synthesis import Synthesis, segments_of
 
 CHUNKS = {"cpu": 4, "cuda": 16}
@@ -100,9 +100,7 @@ class Renderer:
             return out
         if style is None and any(variant.style for variant in variants):
             raise ConfigError("a variant asks for the style of a second portrait; name one")
-        if self.bundle.learnt is not None:
-            for variant in variants:
-                self.bundle.learnt.refuse_unknown(variant.changes)
+        refuse_unlearnt(self.bundle.learnt, variants)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             fitted = [fit(face, self.resolution) for face in faces]
             # The mean, never a sample: style noise would differ from one variant to the next.

@@ -9,6 +9,7 @@ from itertools import product
 
 from capricious.errors import ConfigError
 from capricious.faces.attributes import EMOTIONS, GENDERS, GLASSES, MAX_AGE, Attributes, parse_gender
+from capricious.model.learnt import Learnt
 
 MAX_VARIANTS = 128
 """Most variants of one sweep, the source included: a typing error must not cost an hour of rendering."""
@@ -191,3 +192,19 @@ def parse_ages(text: str, name: str = "ages") -> tuple[float, ...]:
 def _words(text: str | Iterable[str]) -> tuple[str, ...]:
     parts = text.split(",") if isinstance(text, str) else text
     return tuple(part.strip().lower() for part in parts if part.strip())
+
+
+def refuse_unlearnt(learnt: Learnt | None, variants: Iterable[Variant]) -> None:
+    """Refuses variants of what a bundle has never seen; refuses nothing where it does not say.
+
+    Raises:
+        ConfigError: names the attribute and what the bundle knows.
+    """
+    if learnt is not None:
+        for variant in variants:
+            learnt.refuse_unknown(variant.changes)
+
+
+def guesses(learnt: Learnt | None, variants: Iterable[Variant]) -> frozenset[str]:
+    """Returns the names of the variants at ages that a bundle has not learnt; none where it does not say."""
+    return frozenset(v.name for v in variants if learnt is not None and learnt.extrapolates(v.changes))
