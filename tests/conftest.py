@@ -105,6 +105,21 @@ def bucket(store):
     return _bucket_when_up(f"museum-{store.port}", deadline=time.monotonic() + 90)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, headless, or the browser that CHROMIUM names."""
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 600 kB, and a way to enlarge it."""

@@ -5,7 +5,6 @@
 
 import csv
 import os
-import shutil
 
 import pytest
 from skimage.data import astronaut
@@ -13,25 +12,12 @@ from skimage.data import astronaut
 from capricious.faces.image import encode
 from capricious.render.gallery import PAGE, GalleryWriter
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 """A folder to leave pictures of the page in, for people to look at."""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 RENDERED = PAGE + 3
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

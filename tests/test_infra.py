@@ -153,6 +153,16 @@ def test_clusters_ask_for_a_token_and_jobs_clean_up(path):
         assert "redisAddress" in cluster["gcsFaultToleranceOptions"]
 
 
+def test_jobs_run_on_the_clusters_own_pods():
+    """The manifests are written out, as kubectl knows no templates: what is changed in one must be changed in all."""
+    standing = yaml.safe_load((INFRA / "kuberay/raycluster.yaml").read_text())["spec"]
+    groups = {group["groupName"]: group for group in standing["workerGroupSpecs"]}
+    for path in (INFRA / "kuberay").glob("rayjob-*.yaml"):
+        cluster = yaml.safe_load(path.read_text())["spec"]["rayClusterSpec"]
+        assert cluster["workerGroupSpecs"] == [groups[group["groupName"]] for group in cluster["workerGroupSpecs"]]
+        assert {**cluster, "workerGroupSpecs": ()} == {**standing, "workerGroupSpecs": ()}
+
+
 def test_the_network_policy_is_one():
     import kubernetes_validate
 

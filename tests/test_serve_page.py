@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,10 @@ from capricious.render.provenance import read_stamp
 from serve.arguments import PortraitArguments
 from serve.gates import tokens_from_environment
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 """A folder to leave pictures of the page in, for people to look at."""
 BUNDLE = os.environ.get("BUNDLE")
 """Another bundle than the random one, for pictures that are worth looking at."""
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +32,6 @@ def portrait(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("portraits") / "astro <b>naut.jpg"
     path.write_bytes(PHOTO)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
