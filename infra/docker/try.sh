@@ -11,7 +11,7 @@ mkdir -p "$scratch/src/infra/docker" && cd "$scratch/src"
 
 # Each step on one line, with the folder in place of /opt/capricious.
 sed -e :a -e '/\\$/N; s/\\\n *//; ta' "$checkout/infra/docker/Dockerfile" |
-    awk '/^FROM/ { stage = $NF } stage ~ /^(build|build-cpu|package-cpu)$/ && /^(RUN|COPY)/' |
+    awk '/^FROM/ { stage = $NF } stage ~ /^(package|package-cpu)$/ && /^(RUN|COPY)/' |
     sed "s#/opt/capricious#$scratch/capricious#g; s# --index-url https://download.pytorch.org/whl/cpu##" |
     while read -r verb step; do
         echo "+ $verb $step"
