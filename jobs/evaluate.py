@@ -15,10 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+from itertools import chain
+
+from capricious.annotate.annotator import needed_weights
 from capricious.cluster.evaluate import EvaluateConfig, evaluate
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
 from capricious.evaluate.evaluation import printed
+from capricious.evaluate.measure import EXTRACTORS
 
 
 def main(config: EvaluateConfig) -> int:
@@ -35,6 +39,7 @@ def needs(config: EvaluateConfig) -> Needs:
         reads=(*config.bundles, *config.compare, *config.photographs, *config.paintings),
         writes=(config.out,),
         cpus=config.workers,
+        weights=tuple(dict.fromkeys((*chain(*EXTRACTORS.values()), *needed_weights(config.annotator)))),
     )
 
 

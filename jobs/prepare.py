@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+from capricious.annotate.annotator import needed_weights
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
 from capricious.cluster.prepare import PrepareConfig, prepare
@@ -25,7 +26,12 @@ def main(config: PrepareConfig) -> int:
 
 
 def needs(config: PrepareConfig) -> Needs:
-    return Needs(reads=(config.source,), writes=(config.out,), cpus=config.workers)
+    return Needs(
+        reads=(config.source,),
+        writes=(config.out,),
+        cpus=config.workers,
+        weights=needed_weights(config.annotator),
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 import os
 
+from capricious.annotate.annotator import needed_weights
 from capricious.cluster.estimate import estimate
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
@@ -42,6 +43,7 @@ def needs(config: RenderConfig) -> Needs:
         reads=tuple(filter(None, (config.source, config.bundle, config.prepared))),
         writes=(config.out,),
         cpus=config.workers,
+        weights=() if config.prepared else needed_weights(config.annotator),
     )
 
 

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
 from capricious.cluster.train import TrainConfig, run_training
+from capricious.evaluate.measure import EXTRACTORS
+from capricious.training.networks import needed_weights
 
 
 def main(config: TrainConfig) -> int:
@@ -31,6 +33,7 @@ def needs(config: TrainConfig) -> Needs:
         writes=(config.out,),
         cpus=config.workers * config.cpus_per_worker,
         gpus=config.workers * config.gpus,
+        weights=(*needed_weights(config.training), *(EXTRACTORS["faceres"] if config.judge else ())),
     )
 
 

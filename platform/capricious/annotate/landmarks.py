@@ -273,10 +273,18 @@ BACKENDS = ("auto", "face-alignment", "mesh", "dlib")
 
 def landmark_detector(name: str, *, device: str = "cpu", threads: int = 1) -> LandmarkDetector:
     """Makes a backend by name; "auto" is face-alignment where its weights are on this machine, else the mesh."""
-    if name == "face-alignment" or (name == "auto" and weights.lookup(FaceAlignment.WEIGHT)):
+    if name == "auto":
+        name = "face-alignment" if weights.lookup(FaceAlignment.WEIGHT) else "mesh"
+    if name == "face-alignment":
         return FaceAlignment(device)
-    if name in ("auto", "mesh"):
+    if name == "mesh":
         return FaceMesh(threads)
     if name == "dlib":
         return DlibLandmarks(FaceMesh(threads))
     raise ValueError(f"landmarks must be one of {', '.join(BACKENDS)}, found: {name!r}")
+
+
+def needed_weights(name: str) -> tuple[str, ...]:
+    """Returns the registered weights that `landmark_detector` fetches; "auto" needs none but the mesh's."""
+    named = {"face-alignment": (FaceAlignment.WEIGHT,), "dlib": ("face-mesh", "dlib-landmarks-68")}
+    return named.get(name, ("face-mesh",))

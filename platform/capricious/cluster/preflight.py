@@ -161,19 +161,19 @@ def _storage(needs: Needs, reports: list[NodeReport]) -> Iterator[Finding]:
 
 
 def _weights(reports: list[NodeReport]) -> Iterator[Finding]:
-    lacking: dict[str, list[str]] = {}
+    nodes: dict[tuple[str, ...], list[str]] = {}
     for report in reports:
-        for name in report.lacking:
-            lacking.setdefault(name, []).append(report.node)
-    for name, nodes in lacking.items():
-        size = weights.get(name).size
+        if report.lacking:
+            nodes.setdefault(report.lacking, []).append(report.node)
+    for names, those in nodes.items():
+        size = sum(weights.get(name).size for name in names) / 1e6
         yield Finding(
             "weights",
             "warning",
-            f"{name}" + (f" ({size / 1e6:.0f} MB)" if size else "") + f" is not yet on {', '.join(nodes)}",
-            f"it is fetched when first used; beforehand: capricious weights fetch {name}",
+            f"{', '.join(those)} lacks {', '.join(names)} ({size:.0f} MB)",
+            f"they are fetched when first used; beforehand: capricious weights fetch {' '.join(names)}",
         )
-    if not lacking:
+    if not nodes:
         yield Finding("weights", "ok", "all that the job needs are on all nodes")
 
 

@@ -30,6 +30,8 @@ from capricious.errors import ConfigError
 from capricious.faces.align import quad_of
 from capricious.faces.image import decode
 
+NEEDED_WEIGHTS = ("blazeface", "face-mesh", "bisenet", "mobilenetv2")
+"""Of the registered ones: where the faces are, the teacher, and what the student starts from."""
 PARSER = "parser.safetensors"
 MEASURES = "parser.json"
 

@@ -164,9 +164,9 @@ def _bundle(bundle: BundleInfo, ages: Sequence[float]) -> dict[str, Any]:
 
 def _extractors(missing: Mapping[str, str], parser_sha256: str | None) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"label maps": {"weight": "our own parser", "sha256": parser_sha256}}
-    for name, weight_name in EXTRACTORS.items():
+    for name, needed in EXTRACTORS.items():
         if name not in missing:
-            weight = weights.get(weight_name)
+            weight = weights.get(needed[0])
             found[name] = {"weight": weight.name, "sha256": weight.sha256, "licence": weight.weights_license}
     if "features" in found:
         found["features"]["resize"] = Features.resize

@@ -27,12 +27,12 @@ from capricious.model.perceptual import PerceptualLoss
 REAL = "real"
 
 EXTRACTORS = {
-    "faceres": "faceres",
-    "features": "mobilenetv2",
-    "dlib": "dlib-face-embedding",
-    "perceptual": "vgg16-conv",
+    "faceres": ("faceres", "faceres-graph"),
+    "features": ("mobilenetv2",),
+    "dlib": ("dlib-face-embedding",),
+    "perceptual": ("vgg16-conv",),
 }
-"""What measures, and the registered weight that it needs."""
+"""What measures, and the registered weights that it needs; the first is the one that names it."""
 
 _floats = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -75,7 +75,7 @@ finds no face. (annotate.CropReader is one.)"""
 
 def extractor_hashes(without: Collection[str] = ()) -> dict[str, str]:
     """Returns the sha256 of the weights of all EXTRACTORS but those to do without."""
-    return {name: weights.get(weight).sha256 for name, weight in EXTRACTORS.items() if name not in without}
+    return {name: weights.get(needed[0]).sha256 for name, needed in EXTRACTORS.items() if name not in without}
 
 
 def missing_extractors() -> dict[str, str]:
@@ -85,11 +85,10 @@ def missing_extractors() -> dict[str, str]:
         CapriciousError: none can be had.
     """
     missing = {}
-    for name, weight in EXTRACTORS.items():
+    for name, needed in EXTRACTORS.items():
         try:
-            weights.fetch(weight)
-            if name == "faceres":
-                weights.fetch("faceres-graph")
+            for weight in needed:
+                weights.fetch(weight)
         except CapriciousError as error:
             missing[name] = str(error)
     if len(missing) == len(EXTRACTORS):

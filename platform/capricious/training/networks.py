@@ -88,16 +88,29 @@ def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
         return Autoencoder(generator, encoder, adversary), discriminator
 
 
+def needed_weights(config: TrainingConfig) -> tuple[str, ...]:
+    """Returns the names of the registered weights that `new_judges` fetches."""
+    perceptual = {"vgg16": "vgg16-conv", "vgg19": "vgg19"}[config.perceptual_network]
+    estimator = ("face-api-age-gender-manifest", "face-api-age-gender")
+    return (*((perceptual,) if _perceives(config) else ()), *(estimator if _estimates(config) else ()))
+
+
+def _perceives(config: TrainingConfig) -> bool:
+    return bool(config.loss.perceptual or (config.swap.probability and config.swap.identity_features))
+
+
+def _estimates(config: TrainingConfig) -> bool:
+    return bool(config.swap.probability and (config.loss.age or config.loss.gender))
+
+
 def new_judges(config: TrainingConfig, device: torch.device) -> tuple[PerceptualLoss | None, AgeGenderEstimator | None]:
     """Makes the frozen networks that the losses need: perceptual network and age estimator, each None if unused.
 
     Raises:
         CapriciousError: their weights cannot be had (see `weights.fetch`).
     """
-    perceives = config.loss.perceptual or (config.swap.probability and config.swap.identity_features)
-    estimates = config.swap.probability and (config.loss.age or config.loss.gender)
-    perceptual = PerceptualLoss(config.perceptual_network).to(device) if perceives else None
-    estimator = AgeGenderEstimator().to(device) if estimates else None
+    perceptual = PerceptualLoss(config.perceptual_network).to(device) if _perceives(config) else None
+    estimator = AgeGenderEstimator().to(device) if _estimates(config) else None
     if config.channels_last:
         for judge in filter(None, (perceptual, estimator)):
             judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
