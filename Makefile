@@ -16,8 +16,11 @@ $(BIN)/.installed: pyproject.toml
 	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e '.[dev]'
 	touch $@
 
-demo: install ## From pictures to an ageing sweep, the whole way; look at demo/index.html
-	$(BIN)/python examples/demo.py --out demo
+demo: install ## Portraits at other ages, by the bundle that ships; look at demo/index.html
+	$(BIN)/capricious demo --out demo
+
+whole-way: install ## From pictures to a small model and its sweeps; look at whole-way/index.html
+	$(BIN)/python examples/whole_way.py --out whole-way
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -47,6 +50,6 @@ lock: install ## Pin, with hashes, all that the container image installs
 		--output-file infra/docker/requirements.txt
 
 clean: ## Remove what was made, but not the fetched weights
-	rm -rf .venv demo build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo whole-way build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow lint format benchmark lock clean
+.PHONY: help install demo whole-way test test-slow lint format benchmark lock clean

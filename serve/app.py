@@ -1,6 +1,6 @@
 """The application that Ray Serve's command line builds:
 
-    serve run serve.app:portrait bundle=PATH
+    serve run serve.app:portrait [bundle=PATH]
 
 from the root of the repository. `serve/config.yaml` is the same for `serve deploy`.
 """

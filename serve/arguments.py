@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from capricious.model.bundle import DEFAULT
 from capricious.render.sweep import MAX_VARIANTS
 from serve.places import Prefix
 
@@ -12,7 +13,8 @@ class PortraitArguments(BaseModel):
     """Settings of the service. Tokens are no argument: they come from the environment (serve.gates).
 
     Attributes:
-        bundle: folder of the model bundle, readable by every replica, or its s3:// address.
+        bundle: folder of the model bundle, readable by every replica, or its s3:// address; by default the one that
+            ships with Capricious.
         device: "cpu" or "cuda" (one GPU per replica of the model).
         threads: CPU cores of a replica of the model.
         replicas, max_replicas: of the model, at least and at most; Ray Serve scales between them by load.
@@ -42,7 +44,7 @@ class PortraitArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bundle: str
+    bundle: str = DEFAULT
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(1, ge=1)
     replicas: int = Field(1, ge=1)

@@ -28,7 +28,7 @@ from capricious.evaluate.measure import REAL, SCHEMA
 from capricious.evaluate.subjects import IDENTITY
 from capricious.faces.image import encode
 from capricious.faces.label_map import EYES, MOUTH
-from capricious.model.bundle import save_bundle
+from capricious.model.bundle import DEFAULT, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator
 
@@ -140,9 +140,12 @@ def test_two_subjects_are_told_apart_portrait_by_portrait():
     assert tests["identity/cosine"].p == 1.0
 
 
+def test_without_a_bundle_the_one_that_ships_is_scored():
+    assert EvaluateConfig(out="out", photographs=("a",)).all_bundles == (DEFAULT,)
+    assert bundle_names([DEFAULT]) == {"default": DEFAULT}
+
+
 def test_configurations_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="at least one model bundle"):
-        EvaluateConfig(out="out", photographs=("a",))
     with pytest.raises(ConfigError, match="something to measure on"):
         EvaluateConfig(out="out", bundles=("a",))
     with pytest.raises(ConfigError, match="two bundles, found: a"):

@@ -96,6 +96,12 @@ def test_jobs_are_thin():
         assert len(job.read_text().splitlines()) <= 100, f"{job.name} holds logic that belongs into cluster/"
 
 
+def test_the_wheel_carries_every_package():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = {init.parent.relative_to(ROOT / "platform") for init in PACKAGE.rglob("__init__.py")}
+    assert sorted(told) == sorted([".".join(package.parts) for package in packages] + ["capricious.jobs", "serve"])
+
+
 def test_torch_is_bound_below_the_cuda_build():
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert any(d.startswith("torch>=") and "<2.14" in d for d in dependencies)

@@ -63,7 +63,7 @@ def test_weights_that_a_node_lacks_are_named_with_their_size(ray_cluster, nodes)
     nodes(fine("10.0.0.1"), fine("10.0.0.2", lacking=("vgg16-conv",)))
     found = by_check(preflight(Needs(weights=("vgg16-conv",))))["weights"]
     assert found.level == "warning" and "10.0.0.2" in found.found and "10.0.0.1" not in found.found
-    assert "(65 MB)" in found.found and "weights fetch vgg16-conv" in found.remedy
+    assert "(65.5 MB)" in found.found and "weights fetch vgg16-conv" in found.remedy
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,11 @@ from capricious.weights import REGISTRY, Weight
 
 SMALL_PYPI = "blazeface"
 SMALL_NPM = "face-api-age-gender"
+
+
+def test_the_notices_are_those_of_the_registry():
+    told = (Path(__file__).resolve().parents[1] / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    assert told == weights.notices(), "make it anew: capricious weights notices > THIRD_PARTY.md"
 
 
 @pytest.fixture(autouse=True)

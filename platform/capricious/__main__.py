@@ -1,19 +1,38 @@
-"""The `capricious` command: what a machine needs before any job runs. Never imports Ray."""
+"""The `capricious` command: jobs, the service, and the weights that they need. Never imports Ray by itself."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import runpy
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from capricious import weights
 from capricious.errors import CapriciousError
 
+JOBS = {
+    "demo": "render the portraits that ship with Capricious: a first look",
+    "prepare": "find and describe the faces of a collection",
+    "train": "train a model bundle",
+    "train_parser": "train the face parser",
+    "evaluate": "score model bundles",
+    "render": "render a collection at other ages",
+    "verify": "read all that render has written, and compare",
+    "preflight": "look whether a cluster has what a job needs",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 failed (the reason is on stderr)."""
-    options = _parser().parse_args(argv)
+    """Runs one command line and returns its exit code: that of a job; 0 done, 1 failed (the reason is on stderr)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in JOBS:
+        return _run_job(*words)
+    if words and words[0] == "serve":
+        return _serve(words[1:])
+    options = _parser().parse_args(words)
     try:
         return options.run(options)
     except CapriciousError as error:
@@ -28,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="capricious", description="Re-render portraits at other ages.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    # Their words go to the job as they are; they are named here for --help.
+    for name, about in JOBS.items():
+        commands.add_parser(name, help=about)
+    commands.add_parser("serve", help="run the portrait service: capricious serve bundle=…")
+
     about = "list, fetch and locate third-party weights"
     weights_parser = commands.add_parser("weights", help=about, description=about.capitalize() + ".")
     weights_parser.set_defaults(run=_list)
@@ -39,10 +63,28 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--permissive-only", action="store_true", help="only weights that allow commercial use")
     fetch.set_defaults(run=_fetch)
 
+    notices = actions.add_parser("notices", help="print licences and sources of all weights as Markdown")
+    notices.set_defaults(run=_notices)
+
     path = actions.add_parser("path", help="print where a weight lies on this machine")
     path.add_argument("name", metavar="NAME")
     path.set_defaults(run=_path)
     return parser
+
+
+def _run_job(name: str, *words: str) -> int:
+    """Runs jobs/NAME.py, which the wheel carries as capricious.jobs, as a program of its own."""
+    sys.argv = [name, *words]
+    try:
+        runpy.run_module(f"capricious.jobs.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _serve(words: list[str]) -> int:
+    program = str(Path(sys.executable).with_name("serve"))
+    return subprocess.run([program, "run", "serve.app:portrait", *words]).returncode
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -55,6 +97,11 @@ def _list(options: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _notices(options: argparse.Namespace) -> int:
+    print(weights.notices(), end="")
     return 0
 
 

@@ -39,6 +39,7 @@ from capricious.evaluate.evaluation import BundleInfo, evaluation
 from capricious.evaluate.evaluation_report import report_page
 from capricious.evaluate.measure import SCHEMA, Measurer, extractor_hashes, missing_extractors
 from capricious.evaluate.measured_cache import cached
+from capricious.model.bundle import DEFAULT
 from capricious.render.renderer import Renderer, fit
 from capricious.render.sweep import Sweep, parse_ages
 
@@ -52,7 +53,7 @@ class EvaluateConfig:
     out: str
     """Folder or s3:// address of the report. The same command again resumes."""
     bundles: tuple[str, ...] = ()
-    """Model bundles to score, folders or s3:// addresses."""
+    """Model bundles to score, folders or s3:// addresses; by default the one that ships with Capricious."""
     compare: tuple[str, ...] = ()
     """Two bundles to score and to put side by side, with paired tests: the second against the first."""
     photographs: tuple[str, ...] = ()
@@ -79,8 +80,6 @@ class EvaluateConfig:
     """How collections are prepared; the resolution is the report's."""
 
     def __post_init__(self) -> None:
-        if not self.all_bundles:
-            raise ConfigError("bundles must name at least one model bundle")
         if len(self.compare) not in (0, 2) or len(set(self.compare)) < len(self.compare):
             raise ConfigError(f"compare must name two bundles, found: {', '.join(self.compare)}")
         if not self.photographs + self.paintings:
@@ -93,7 +92,7 @@ class EvaluateConfig:
     @property
     def all_bundles(self) -> tuple[str, ...]:
         """The bundles to score, each once."""
-        return tuple(dict.fromkeys([*self.compare, *self.bundles]))
+        return tuple(dict.fromkeys([*self.compare, *self.bundles])) or (DEFAULT,)
 
     @property
     def sweep(self) -> Sweep:

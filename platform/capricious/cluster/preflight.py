@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from capricious import weights
 from capricious.cluster.node_report import Needs, NodeReport, ask_nodes, versions_here
 from capricious.data import storage
 from capricious.errors import CapriciousError
+
+NOT_LOOKED_AT = ("http://", "https://", "capricious://")
+"""What is read from the web costs its keeper something; what ships with the package is where the code is."""
 
 Level = Literal["ok", "warning", "error"]
 
@@ -56,7 +60,7 @@ def preflight(needs: Needs) -> list[Finding]:
         CapriciousError: a node does not answer.
     """
     needs = Needs(
-        tuple(storage.absolute(uri) for uri in needs.reads if not uri.startswith(("http://", "https://"))),
+        tuple(storage.absolute(uri) for uri in needs.reads if not uri.startswith(NOT_LOOKED_AT)),
         tuple(storage.absolute(uri) for uri in needs.writes),
         needs.cpus,
         needs.gpus,
@@ -144,7 +148,10 @@ def _storage(needs: Needs, reports: list[NodeReport]) -> Iterator[Finding]:
     everyone = frozenset(report.node for report in reports)
     for uri in dict.fromkeys((*needs.reads, *needs.writes)):
         problems = {report.node: report.problems[uri] for report in reports if uri in report.problems}
-        unseen = sorted({other for r in reports for other in everyone - r.seen.get(uri, everyone)} - problems.keys())
+        # Nodes that share a folder see the same marks in it; the most frequent sight is taken for the right one.
+        sights = {report.node: report.seen.get(uri, everyone) - problems.keys() for report in reports}
+        right = Counter(sights.values()).most_common(1)[0][0]
+        apart = sorted(node for node, seen in sights.items() if seen != right and node not in problems)
         remedy = (
             "check the address, AWS_ENDPOINT_URL and the credentials of the nodes (an IAM role, or AWS_* variables)"
             if "://" in uri
@@ -153,8 +160,8 @@ def _storage(needs: Needs, reports: list[NodeReport]) -> Iterator[Finding]:
         if problems:
             reasons = "; ".join(f"on {node}: {reason}" for node, reason in problems.items())
             yield Finding("storage", "error", f"{uri} {reasons}", remedy)
-        elif unseen:
-            found = f"{uri} is not shared: what {', '.join(unseen)} writes there is not seen from all nodes"
+        elif apart:
+            found = f"{uri} is not shared: on {', '.join(apart)} it is not the folder that the other nodes see"
             yield Finding("storage", "error", found, remedy)
         else:
             yield Finding("storage", "ok", f"{uri} on {len(reports)} nodes")
@@ -170,7 +177,7 @@ def _weights(reports: list[NodeReport]) -> Iterator[Finding]:
         yield Finding(
             "weights",
             "warning",
-            f"{', '.join(those)} lacks {', '.join(names)} ({size:.0f} MB)",
+            f"{', '.join(those)} lacks {', '.join(names)} ({size:.1f} MB)",
             f"they are fetched when first used; beforehand: capricious weights fetch {' '.join(names)}",
         )
     if not nodes:

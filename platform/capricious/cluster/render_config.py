@@ -12,6 +12,7 @@ from capricious.data import storage
 from capricious.data.collections import Source
 from capricious.data.rights import is_open
 from capricious.errors import Rejection
+from capricious.model.bundle import DEFAULT
 from capricious.render.composite import CompositeConfig
 from capricious.render.content_credentials import CredentialsConfig
 from capricious.render.deliverables import DeliverablesConfig
@@ -22,8 +23,8 @@ from capricious.render.sweep import Sweep
 class RenderConfig(BatchConfig):
     """What to render and how."""
 
-    bundle: str
-    """Model bundle: a folder or an s3:// address."""
+    bundle: str = DEFAULT
+    """Model bundle: a folder or an s3:// address; by default the one that ships with Capricious."""
     prepared: str = ""
     """Prepared dataset of the same collection: its annotations are used, and nothing is annotated anew."""
     ages: str = "10:80:10"

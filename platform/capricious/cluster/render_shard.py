@@ -23,7 +23,7 @@ from capricious.data.annotations import PreparedAnnotations
 from capricious.data.collections import Source
 from capricious.data.records import Face
 from capricious.errors import Rejection
-from capricious.model.bundle import Bundle, load_bundle
+from capricious.model.bundle import DEFAULT, Bundle, load_bundle
 from capricious.render.content_credentials import ContentCredentials
 from capricious.render.deliverables import WHOLE, Deliverable
 from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
@@ -197,8 +197,8 @@ class RenderShard(ShardWorker):
 
 
 def read_bundle(uri: str) -> Bundle:
-    """Loads a bundle from a folder or an object store."""
-    if "://" not in uri:
+    """Loads a bundle from a folder or an object store, or model.bundle.DEFAULT."""
+    if "://" not in uri or uri == DEFAULT:
         return load_bundle(uri)
     with tempfile.TemporaryDirectory() as folder:
         storage.download_folder(uri, folder)

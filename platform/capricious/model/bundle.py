@@ -39,6 +39,9 @@ FORMAT_VERSION = 1
 INFO = "bundle.json"
 TRAINING_PICTURES = "training_pictures.safetensors"
 ALIGNMENT = "ffhq"
+DEFAULT = "capricious://default"
+"""Names the bundle that ships with the package, on every machine that has the package."""
+_DEFAULT_FOLDER = Path(__file__).with_name("default")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -132,11 +135,14 @@ def save_bundle(
 def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
     """Reads a bundle: float32, eval mode, no gradients.
 
+    Args:
+        folder: of the bundle, or DEFAULT.
+
     Raises:
         CapriciousError: no bundle there, one of another format or attribute vector, or with a file that
             is missing or changed; the message names the field or file.
     """
-    folder = Path(folder)
+    folder = _DEFAULT_FOLDER if folder == DEFAULT else Path(folder)
     info = _read_info(folder)
     try:
         generator_config = GeneratorConfig(**info["architecture"]["generator"])

@@ -26,9 +26,10 @@ from pathlib import Path
 
 from capricious.errors import CapriciousError, ConfigError
 from capricious.weights import archives
+from capricious.weights.notices import notices
 from capricious.weights.registry import REGISTRY, Weight, get
 
-__all__ = ["REGISTRY", "Weight", "cache_folder", "fetch", "get", "lookup", "torch_hub_folder"]
+__all__ = ["REGISTRY", "Weight", "cache_folder", "fetch", "get", "lookup", "notices", "torch_hub_folder"]
 
 
 def cache_folder() -> Path:

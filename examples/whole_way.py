@@ -1,6 +1,6 @@
-"""The whole way, from pictures to an ageing sweep, on this machine: what `make demo` runs.
+"""The whole way, from pictures to an ageing sweep, on this machine: what `make whole-way` runs.
 
-    python examples/demo.py --out demo [--faces FOLDER] [--minutes 6]
+    python examples/whole_way.py --out whole-way [--faces FOLDER] [--minutes 6]
 
 Takes a photograph that scikit-image ships and, where there is a folder of research data (--data), paintings and
 faces from there; prepares the faces, trains a small model on them for some minutes, renders the portraits at other
@@ -36,16 +36,16 @@ from capricious.faces.image import encode
 from capricious.render.exhibition import Exhibit, exhibition_page
 from capricious.training.config import TrainingConfig
 
-RECIPE = Path(__file__).with_name("demo.yaml")
+RECIPE = Path(__file__).with_name("whole_way.yaml")
 FACE_SETS = ("aaf.tar", "utkface.tar")
 PAINTINGS = "paintings.tar"
 
 
 @dataclass(frozen=True)
-class DemoConfig:
-    """What the demo takes and makes."""
+class WholeWayConfig:
+    """What it takes and makes."""
 
-    out: str = "demo"
+    out: str = "whole-way"
     """Folder for everything; emptied first."""
     data: str = "../shared/data"
     """Folder with aaf.tar, utkface.tar and paintings.tar, if there is one."""
@@ -61,11 +61,11 @@ class DemoConfig:
     """Ages to render."""
 
 
-def main(config: DemoConfig) -> int:
+def main(config: WholeWayConfig) -> int:
     started = time.monotonic()
     out = Path(config.out).resolve()
     if out.exists() and any(out.iterdir()) and not (out / "pictures").is_dir():
-        raise CapriciousError(f"{out} holds something else than a demo; choose another --out")
+        raise CapriciousError(f"{out} holds something else; choose another --out")
     shutil.rmtree(out, ignore_errors=True)
     portraits = gather_portraits(out / "pictures", Path(config.data), config.paintings)
     faces = config.faces or gather_faces(out / "faces", Path(config.data), config.count) or str(portraits)
@@ -174,4 +174,4 @@ def write_page(out: Path, portraits: int, kimg: float) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(DemoConfig, main, __doc__))
+    sys.exit(run_job(WholeWayConfig, main, __doc__))

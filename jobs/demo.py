@@ -1,0 +1,82 @@
+"""A first look: portraits rendered at other ages by the bundle that ships with Capricious.
+
+    python jobs/demo.py --out demo
+    python jobs/demo.py --out demo --pictures paintings/
+
+Look at OUT/index.html. Without --pictures: the portraits that ship with Capricious, which its own model made, and a
+photograph in the public domain. Exit codes: 0 rendered, 1 none or an error, 2 wrong usage.
+"""
+
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+
+from skimage.data import astronaut
+
+from capricious.cluster.job import run_job
+from capricious.cluster.ledger import portraits
+from capricious.cluster.plan import read_plan
+from capricious.cluster.render import RenderConfig, render
+from capricious.faces.image import encode
+from capricious.model.bundle import DEFAULT
+from capricious.render.exhibition import Exhibit, exhibition_page
+
+INTRODUCTION = (
+    "Every picture here was made on this machine just now, by the model that ships with Capricious: faces found, "
+    "described, and rendered at other ages. What that model can do, and what not, is in its model card."
+)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demo renders."""
+
+    out: str = "demo"
+    """Folder for everything. The same command again resumes."""
+    pictures: str = ""
+    """Folder of your own portraits."""
+    bundle: str = DEFAULT
+    """Model bundle; by default the one that ships with Capricious."""
+    ages: str = "10:80:10"
+    """Ages in years."""
+
+
+def main(config: DemoConfig) -> int:
+    out = Path(config.out).resolve()
+    pictures = config.pictures or gather(out / "pictures")
+    sweeps = str(out / "sweeps")
+    done = render(RenderConfig(source=str(pictures), bundle=config.bundle, out=sweeps, ages=config.ages, rights="any"))
+    print(f"{done.rendered} of {done.pictures} portraits rendered {done.reasons or ''}")
+    page = out / "index.html"
+    page.write_text(exhibition_page(exhibits(sweeps), title="Capricious", introduction=INTRODUCTION))
+    print(f"Look at {page}")
+    return 0 if done.rendered else 1
+
+
+def gather(folder: Path) -> Path:
+    """Puts the portraits that ship, and the photograph, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "astronaut.png").write_bytes(encode(astronaut(), "png"))
+    for sample in resources.files("capricious.samples").iterdir():
+        if sample.name.endswith(".png"):
+            (folder / sample.name).write_bytes(sample.read_bytes())
+    return folder
+
+
+def exhibits(sweeps: str) -> list[Exhibit]:
+    """Hangs every sheet with its animation."""
+    plan, hung = read_plan(sweeps), []
+    for rows in portraits(plan.out, plan.shards):
+        if rows[0]["status"] == "ok":
+            files = {row["product"]: f"sweeps/{row['file']}" for row in rows}
+            sitters = "one sitter" if rows[0]["faces"] == 1 else f"{rows[0]['faces']} sitters"
+            title = Path(rows[0]["uri"]).stem
+            hung.append(Exhibit(title, sitters, rows[0]["uri"], files["sheet"], files["animation"]))
+    return hung
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(DemoConfig, main, __doc__))
