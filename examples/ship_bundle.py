@@ -14,12 +14,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.model.bundle import load_bundle, save_bundle
 
-OWN = "format_version code_version resolution alignment classes attribute_vector architecture dtype files learnt".split()
+COPIED = ("training", "data", "scores")
+"""Of the bundle's info; what it is made of is told anew."""
+
+LICENCE = "Apache-2.0; research use only, as are the photographs that it learnt from (see MODEL_CARD.md)"
 
 
 def main(source: str, target: Path) -> None:
     bundle = load_bundle(source)
-    info = {name: value for name, value in bundle.info.items() if name not in OWN}
+    info = {name: bundle.info[name] for name in COPIED} | {"licence": LICENCE}
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "bundle"
         save_bundle(

@@ -9,7 +9,6 @@ photograph in the public domain. Exit codes: 0 rendered, 1 none or an error, 2 w
 
 import sys
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
@@ -23,6 +22,7 @@ from capricious.cluster.render import RenderConfig, render
 from capricious.faces.image import encode
 from capricious.model.bundle import DEFAULT
 from capricious.render.exhibition import Exhibit, exhibition_page
+from capricious.render.samples import samples
 
 INTRODUCTION = (
     "Every picture here was made on this machine just now, by the model that ships with Capricious: faces found, "
@@ -60,9 +60,8 @@ def gather(folder: Path) -> Path:
     """Puts the portraits that ship, and the photograph, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "astronaut.png").write_bytes(encode(astronaut(), "png"))
-    for sample in resources.files("capricious.samples").iterdir():
-        if sample.name.endswith(".png"):
-            (folder / sample.name).write_bytes(sample.read_bytes())
+    for name, picture in samples().items():
+        (folder / name).write_bytes(picture)
     return folder
 
 

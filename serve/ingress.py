@@ -20,6 +20,7 @@ from capricious.faces.attributes import EMOTIONS, GLASSES, MAX_AGE
 from capricious.faces.image import encode
 from capricious.faces.label_map import CLASSES
 from capricious.render.provenance import known
+from capricious.render.samples import samples
 from capricious.render.sweep import GENDERS
 from serve import metrics, sweeps
 from serve.arguments import PortraitArguments
@@ -109,6 +110,19 @@ def _pages(pipeline: Pipeline) -> APIRouter:
     @router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def docs() -> str:
         return pages["docs.html"]
+
+    own = samples()
+
+    @router.get("/samples", include_in_schema=False)
+    async def sample_names() -> list[str]:
+        """Names of the portraits that ship with Capricious, for the page."""
+        return list(own)
+
+    @router.get("/samples/{name}", include_in_schema=False)
+    async def sample(name: str) -> Response:
+        if name not in own:
+            raise Problem(404, "no-such-sample", f"there is no sample {name[:60]!r}", stage="server")
+        return Response(own[name], media_type="image/png", headers={"Cache-Control": "public, max-age=86400"})
 
     @router.get("/healthz", tags=["health"], response_description="It does.")
     async def healthz() -> dict[str, str]:
