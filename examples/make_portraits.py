@@ -1,6 +1,6 @@
 """Makes portraits of people who never were: label maps of a prepared dataset, random style codes and attributes.
 
-    python examples/make_portraits.py --prepared runs/paintings runs/faces --out examples/portraits --seed 1
+    python examples/make_portraits.py --prepared runs/paintings runs/faces --out examples/portraits --seed 3
 
 Only the shape of a face is taken from the dataset, mirrored at random; light, colours and hair are drawn. The files say
 in their metadata that they were generated.
@@ -27,6 +27,9 @@ from capricious.model.bundle import DEFAULT, load_bundle
 
 SIDE = 256
 """Pixels of a file: the network's picture, enlarged, so that a viewer and a face detector have something to look at."""
+
+MOST_TURNED = 20.0
+"""Degrees that a head may look away."""
 
 KIND = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -58,6 +61,8 @@ def main() -> None:
     for number in range(options.count):
         dataset = datasets[number % len(datasets)]
         portrait = dataset.portrait(int(draw.integers(len(dataset))))
+        while abs(portrait.pose[:2]).max() > MOST_TURNED:
+            portrait = dataset.portrait(int(draw.integers(len(dataset))))
         labels = resize_label_map(np.asarray(Image.open(io.BytesIO(portrait.label_map))), resolution)
         if draw.random() < 0.5:
             labels = np.ascontiguousarray(labels[:, ::-1])

@@ -90,6 +90,17 @@ def test_a_curator_drops_a_portrait_and_drags_the_slider(browser, url, portrait)
     assert page.wrong == []
 
 
+def test_who_has_no_portrait_takes_a_sample(browser, url):
+    page = opened(browser, url)
+    page.wait_for_selector("#samples button")
+    assert page.locator("#samples button").count() == 12
+    page.click("#samples button:nth-child(2)")
+    page.wait_for_selector("#studio:not([hidden])")
+    assert page.inner_text("#name") == "sitter-02.png" and "One face" in page.inner_text("#caption")
+    photographed(page, "sample")
+    assert page.wrong == []
+
+
 def test_looks_are_rendered_and_remembered(browser, url, portrait):
     page = opened(browser, url)
     page.set_input_files("#file", portrait)

@@ -149,7 +149,7 @@ def _storage(needs: Needs, reports: list[NodeReport]) -> Iterator[Finding]:
     for uri in dict.fromkeys((*needs.reads, *needs.writes)):
         problems = {report.node: report.problems[uri] for report in reports if uri in report.problems}
         # Nodes that share a folder see the same marks in it; the most frequent sight is taken for the right one.
-        sights = {report.node: report.seen.get(uri, everyone) - problems.keys() for report in reports}
+        sights = {report.node: report.seen.get(uri, everyone) - frozenset(problems) for report in reports}
         right = Counter(sights.values()).most_common(1)[0][0]
         apart = sorted(node for node, seen in sights.items() if seen != right and node not in problems)
         remedy = (
