@@ -163,6 +163,7 @@ def ask_nodes(needs: Needs) -> list[NodeReport]:
             seen={uri: frozenset(names[other] for other in seen) for uri, seen in sights[node][0].items()},
         )
         for node, (look, after) in looks.items()
+        if node in sights
     ]
 
 
@@ -178,13 +179,18 @@ def _there(node: str) -> dict[str, Any]:
 
 
 def _on_each(names: dict[str, str], ask: Callable[[str], ray.ObjectRef]) -> dict[str, tuple[Any, float]]:
-    """Returns each node's answer, and the driver's time when it came."""
+    """Returns each node's answer, and the driver's time when it came.
+
+    A node that is lost while it is asked is left out: the job will go on without it, too.
+    """
     asked = {node: ask(node) for node in names}
     answers = {}
     for node, answer in asked.items():
         try:
             answers[node] = ray.get(answer, timeout=PATIENCE_SECONDS), time.time()
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError) as error:
+            if node not in {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}:
+                continue
             raise CapriciousError(
                 f"node {names[node]} does not answer ({type(error).__name__}): see `ray status` and that node's "
                 "raylet.out; restart the node or remove it from the cluster"
