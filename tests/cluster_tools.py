@@ -116,6 +116,8 @@ class Machines:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_ADDRESS": f"{HEAD}:{PORT}",
             "OMP_NUM_THREADS": "1",
+            # A node's name leads to its loopback here, as where /etc/hosts says so; gloo must be told its interface.
+            "GLOO_SOCKET_IFNAME": "eth0",
             **environment,
         }
         self.nodes: list[Node] = []
