@@ -20,6 +20,7 @@ sed -e :a -e '/\\$/N; s/\\\n *//; ta' "$checkout/infra/docker/Dockerfile" |
             COPY*)
                 read -ra names <<<"$step"
                 target=${names[-1]}
+                mkdir -p "$(dirname "$target")"
                 for name in "${names[@]::${#names[@]}-1}"; do cp -r "$checkout/$name" "$target"; done
                 ;;
             *) bash -euo pipefail -c "$step" ;;
