@@ -24,6 +24,7 @@ from capricious.data.prepared import PreparedDataset
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import resize_label_map
 from capricious.model.bundle import DEFAULT, load_bundle
+from capricious.render.renderer import to_uint8
 
 SIDE = 256
 """Pixels of a file: the network's picture, enlarged, so that a viewer and a face detector have something to look at."""
@@ -69,11 +70,10 @@ def main() -> None:
         sitter = Attributes(age=float(draw.uniform(18, 70)), gender=portrait.attributes.gender, glasses="none")
         latent = options.truncation * torch.from_numpy(draw.standard_normal((1, generator.config.latent))).float()
         made = generator(torch.from_numpy(labels)[None], latent, torch.from_numpy(sitter.vector())[None])
-        pixels = ((made[0].permute(1, 2, 0).numpy() + 1.0) * 127.5).round().clip(0, 255).astype(np.uint8)
         file = options.out / f"sitter-{number + 1:02d}.png"
         metadata = PngInfo()
         metadata.add_itxt("XML:com.adobe.xmp", PACKET.format(kind=KIND, bundle=bundle.sha256))
-        Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(file, pnginfo=metadata)
+        Image.fromarray(to_uint8(made)[0]).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(file, pnginfo=metadata)
         print(file, f"{sitter.age:.0f} years")
 
 

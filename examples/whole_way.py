@@ -25,9 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster.job import run_job
-from capricious.cluster.ledger import portraits as portraits_of
-from capricious.cluster.plan import read_plan
 from capricious.cluster.prepare import SHEET, PrepareConfig, prepare
+from capricious.cluster.publish import exhibits
 from capricious.cluster.render import RenderConfig, render
 from capricious.cluster.train import TrainConfig, run_training
 from capricious.config import from_mapping
@@ -146,16 +145,9 @@ def extract_evenly(tar: Path, folder: Path, count: int, prefix: str = "") -> lis
 
 def write_page(out: Path, portraits: int, kimg: float) -> Path:
     """Writes index.html: the sweeps, then what was found in the training faces, then the training's last grid."""
-    sweeps = read_plan(str(out / "sweeps"))
-    exhibits = []
-    for rows in portraits_of(sweeps.out, sweeps.shards):
-        if rows[0]["status"] == "ok":
-            files = {row["product"]: f"sweeps/{row['file']}" for row in rows}
-            sitters = "one sitter" if rows[0]["faces"] == 1 else f"{rows[0]['faces']} sitters"
-            title = Path(rows[0]["uri"]).stem
-            exhibits.append(Exhibit(title, sitters, rows[0]["uri"], files["sheet"], files["animation"]))
     grid = max((out / "train" / "snapshots").glob("*.png"))
-    exhibits += [
+    shown = [
+        *exhibits(str(out / "sweeps"), below="sweeps"),
         Exhibit("What the model learnt from", f"{portraits} faces", "crop, landmarks, label map", f"prepared/{SHEET}"),
         Exhibit(
             "What it learnt",
@@ -169,7 +161,7 @@ def write_page(out: Path, portraits: int, kimg: float) -> Path:
         "a few minutes, the portraits rendered at other ages. It shows the way; a good model needs a GPU and hours."
     )
     page = out / "index.html"
-    page.write_text(exhibition_page(exhibits, title="Capricious", introduction=introduction))
+    page.write_text(exhibition_page(shown, title="Capricious", introduction=introduction))
     return page
 
 

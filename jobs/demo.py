@@ -16,12 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from skimage.data import astronaut
 
 from capricious.cluster.job import run_job
-from capricious.cluster.ledger import portraits
-from capricious.cluster.plan import read_plan
+from capricious.cluster.publish import exhibits
 from capricious.cluster.render import RenderConfig, render
 from capricious.faces.image import encode
 from capricious.model.bundle import DEFAULT
-from capricious.render.exhibition import Exhibit, exhibition_page
+from capricious.render.exhibition import exhibition_page
 from capricious.render.samples import samples
 
 INTRODUCTION = (
@@ -48,10 +47,10 @@ def main(config: DemoConfig) -> int:
     out = Path(config.out).resolve()
     pictures = config.pictures or gather(out / "pictures")
     sweeps = str(out / "sweeps")
-    done = render(RenderConfig(source=str(pictures), bundle=config.bundle, out=sweeps, ages=config.ages, rights="any"))
+    done = render(RenderConfig(source=str(pictures), bundle=config.bundle, out=sweeps, ages=config.ages))
     print(f"{done.rendered} of {done.pictures} portraits rendered {done.reasons or ''}")
     page = out / "index.html"
-    page.write_text(exhibition_page(exhibits(sweeps), title="Capricious", introduction=INTRODUCTION))
+    page.write_text(exhibition_page(exhibits(sweeps, below="sweeps"), title="Capricious", introduction=INTRODUCTION))
     print(f"Look at {page}")
     return 0 if done.rendered else 1
 
@@ -63,18 +62,6 @@ def gather(folder: Path) -> Path:
     for name, picture in samples().items():
         (folder / name).write_bytes(picture)
     return folder
-
-
-def exhibits(sweeps: str) -> list[Exhibit]:
-    """Hangs every sheet with its animation."""
-    plan, hung = read_plan(sweeps), []
-    for rows in portraits(plan.out, plan.shards):
-        if rows[0]["status"] == "ok":
-            files = {row["product"]: f"sweeps/{row['file']}" for row in rows}
-            sitters = "one sitter" if rows[0]["faces"] == 1 else f"{rows[0]['faces']} sitters"
-            title = Path(rows[0]["uri"]).stem
-            hung.append(Exhibit(title, sitters, rows[0]["uri"], files["sheet"], files["animation"]))
-    return hung
 
 
 if __name__ == "__main__":

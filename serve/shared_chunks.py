@@ -21,7 +21,7 @@ from torch import Tensor
 from capricious.data.records import Face
 from capricious.model.bundle import Bundle
 from capricious.model.generator import Modulations
-from capricious.render.renderer import Renderer, _to_uint8, fit
+from capricious.render.renderer import Renderer, fit, to_uint8
 from capricious.render.sweep import Variant
 from capricious.render.synthesis import segments_of
 from serve.caching import SizedCache
@@ -105,7 +105,7 @@ class SharedChunkRenderer(Renderer):
         segments = list(segments_of([names.index(row.face_key) for row in rows], prepared))
         latents = torch.cat([styles[row.face_key].latent for row in rows])
         vectors = torch.from_numpy(np.stack([row.vector for row in rows])).to(self.device)
-        return _to_uint8(self._synthesis(segments, latents, vectors))
+        return to_uint8(self._synthesis(segments, latents, vectors))
 
     def _styles_of(self, rows: Sequence[Row]) -> dict[str, Style]:
         styles: dict[str, Style] = {}

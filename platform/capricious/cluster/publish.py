@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from capricious.cluster import ledger
-from capricious.cluster.plan import Plan
+from capricious.cluster.plan import Plan, read_plan
 from capricious.data import storage
 from capricious.render.deliverables import WHOLE
+from capricious.render.exhibition import Exhibit
 from capricious.render.gallery import GalleryWriter
 
 REPORT = "report.json"
@@ -54,6 +55,18 @@ def publish(plan: Plan) -> dict[str, Any]:
     }
     storage.write_atomic(storage.join(out, REPORT), json.dumps(report, indent=2).encode())
     return report
+
+
+def exhibits(out: str, below: str) -> list[Exhibit]:
+    """Returns what a small run rendered, for an exhibition page that lies above its output, which is `below` it."""
+    plan, hung = read_plan(out), []
+    for rows in ledger.portraits(plan.out, plan.shards):
+        if rows[0]["status"] == "ok":
+            files = {row["product"]: f"{below}/{row['file']}" for row in rows}
+            sitters = "one sitter" if rows[0]["faces"] == 1 else f"{rows[0]['faces']} sitters"
+            title = PurePosixPath(rows[0]["uri"]).stem
+            hung.append(Exhibit(title, sitters, rows[0]["uri"], files["sheet"], files["animation"]))
+    return hung
 
 
 def rights_note(plan: Plan) -> str:

@@ -117,7 +117,7 @@ class Renderer:
                 chosen = [min(start + i, len(rows) - 1) for i in range(self.chunk)]
                 segments = list(segments_of([rows[i][0] for i in chosen], prepared))
                 attributes = torch.from_numpy(vectors[chosen]).to(self.device)
-                made = _to_uint8(self._synthesis(segments, latents[chosen], attributes))
+                made = to_uint8(self._synthesis(segments, latents[chosen], attributes))
                 pictures[start : start + self.chunk] = made[: len(rows) - start]
         return out
 
@@ -140,7 +140,7 @@ def fit(face: Face, resolution: int) -> Face:
     return replace(face, image=image, label_map=labels)
 
 
-def _to_uint8(pictures: Tensor) -> np.ndarray:
+def to_uint8(pictures: Tensor) -> np.ndarray:
     """B×3×R×R in −1…1 → B×R×R×3 uint8, rounded to nearest."""
     return (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
