@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,8 @@ from capricious.data.records import Face
 from capricious.faces.align import align, to_crop, unalign
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import HAIR, SKIN
-from capricious.render.composite import MODES, paste_back, sitter_mask
+from capricious.render.composite import MODES, paste_back, put_back, sitter_mask
+from capricious.training.put_back import put_back as put_back_in_training
 
 R = 64
 PHOTO = np.ascontiguousarray(skimage.data.astronaut())
@@ -92,6 +94,28 @@ def test_a_constant_difference_is_added_in_full_inside_and_fades_to_the_border()
     assert (np.diff(profile) >= 0).all() and np.diff(profile).max() <= 6  # no visible seam
     half = paste_back(picture, face, face.image, shifted(face.image, 30), strength=0.5)
     assert (half[130:170, 130:170] == 115).all()
+
+
+def test_a_crop_changes_as_its_picture_does() -> None:
+    quad = square(224, 116, R)  # a crop of the picture's own pixels
+    face = face_in(PHOTO, quad)
+    source = np.random.default_rng(0).integers(0, 200, (R, R, 3), np.uint8)
+    crops = put_back(face.image, face, source, np.stack([source, shifted(source, 30)]))
+    assert np.array_equal(crops[0], face.image)
+    changed = align(paste_back(PHOTO, face, source, shifted(source, 30)), quad, R)
+    assert np.abs(crops[1].astype(int) - changed).max() <= 1
+
+
+def test_training_judges_what_is_delivered() -> None:
+    flat = dataclasses.replace(ASTRONAUT, image=np.full((R, R, 3), 120, np.uint8))  # no edge for the guide
+    source, target = np.random.default_rng(0).integers(60, 120, (2, R, R, 3), np.uint8)
+    delivered = put_back(flat.image, flat, source, target[None])[0]
+    images = [torch.from_numpy(x / np.float32(127.5) - 1).permute(2, 0, 1)[None] for x in (flat.image, source, target)]
+    trained = put_back_in_training(images[0], torch.from_numpy(flat.label_map)[None], *images[1:])
+    levels = (trained[0].permute(1, 2, 0) * 127.5 + 127.5).numpy()
+    whole = sitter_mask(flat.label_map, R) > 0.999
+    assert whole.sum() > 300 and np.abs(levels - delivered)[whole].max() <= 1.0
+    assert np.array_equal(trained[..., :4, :4], images[0][..., :4, :4])  # background
 
 
 def test_brushwork_survives_the_difference_but_not_the_blend() -> None:

@@ -262,8 +262,11 @@ def test_a_folder_of_pictures_is_prepared_scored_and_resumed(outcome, config, bu
     assert report["subjects"][IDENTITY]["groups"]["all"]["mask/regions"]["value"] > 0.8
     noise = report["subjects"][name]["groups"]["all"]
     assert noise["identity/accepted"]["value"] == 0.0 and math.isfinite(noise["reconstruction/psnr"]["value"])
+    delivered = report["subjects"][f"{name}, put back"]["groups"]["all"]
+    assert delivered["identity/cosine"]["value"] > noise["identity/cosine"]["value"]  # the portrait's own pixels
+    assert delivered["reconstruction/psnr"]["value"] is None
     page = Page((out / "report.html").read_text())
-    assert page.open == [] and "astronaut.jpg" in page.words()
+    assert page.open == [] and "astronaut.jpg" in page.words() and f"{name}, put back: ten more" in page.words()
 
     first = out / "measured" / "part-00000.parquet"
     before = {path: path.read_bytes() for path in sorted((out / "measured").iterdir())}

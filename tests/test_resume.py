@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from training_tools import tiny_config, write_dataset
 
 from capricious.data import storage
 from capricious.errors import CapriciousError, ConfigError
-from capricious.model.bundle import load_bundle
+from capricious.model.bundle import TRAINING_PICTURES, load_bundle, pictures_file, save_bundle
 from capricious.training import checkpoint
 from capricious.training.checkpoint_store import CheckpointStore, best, complete, latest
 from capricious.training.config import SwapConfig
@@ -74,9 +75,33 @@ def test_a_run_leaves_what_it_promises_and_reports_each_checkpoint(data, tmp_pat
     # The same command again has nothing left to do, and weights of this run can begin another.
     again = train(config, data=data, out=str(tmp_path))
     assert again["finished"] and again["kimg"] == 0.02
-    warm = replace(config, warm_start=str(tmp_path / "weights"), kimg=0.004)
-    spread_run = train(warm, data=data, out=str(tmp_path / "warm"))
-    assert spread_run["finished"]
+    assert load_bundle(tmp_path / "bundle").training_pictures.tolist() == [0]  # the first 8 bytes are the same of all
+
+
+@pytest.mark.parametrize("begin", ["weights", "bundle"])
+def test_a_run_begins_from_weights_or_a_bundle_of_another_and_remembers_their_pictures(begin, data, tmp_path):
+    config = tiny_config(kimg=0.008)
+    train(config, data=data, out=str(tmp_path))
+    (tmp_path / "weights" / TRAINING_PICTURES).write_bytes(pictures_file(np.array([7], np.uint64)))
+    before = load_bundle(tmp_path / "bundle")
+    save_bundle(tmp_path / "bundle", before.generator, before.encoder, training_pictures=np.array([7], np.uint64))
+    still = replace(config, warm_start=str(tmp_path / begin), lr_generator=1e-9, kimg=0.004)  # learns next to nothing
+    train(still, data=data, out=str(tmp_path / "warm"))
+    after = load_bundle(tmp_path / "warm" / "bundle")
+    assert after.training_pictures.tolist() == [0, 7]
+    for network in ("generator", "encoder"):
+        new, old = (getattr(bundle, network).state_dict() for bundle in (after, before))
+        for name, value in old.items():
+            if name.endswith("weight"):
+                # bfloat16 weights, and a spectral norm that has to be found anew.
+                torch.testing.assert_close(new[name], value, rtol=0.05, atol=0.02 * value.abs().max().item())
+
+    message = {"weights": "does not fit the network: .* size mismatch for", "bundle": "Generator has width 4, not 8$"}
+    with pytest.raises(CapriciousError, match=message[begin]):
+        other = replace(still, network=replace(config.network, width=8))
+        train(other, data=data, out=str(tmp_path / "wider"))
+    with pytest.raises(CapriciousError, match="generator.safetensors is missing; give the weights folder"):
+        train(replace(still, warm_start=str(tmp_path)), data=data, out=str(tmp_path / "nothing"))
 
 
 def test_another_configuration_or_other_data_is_refused_by_name(data, tmp_path):

@@ -381,9 +381,11 @@ def test_one_batch_can_be_overfitted():
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
-def test_the_swap_pass_makes_age_bite():
+@pytest.mark.parametrize("put_back", [False, True])
+def test_the_swap_pass_makes_age_bite(put_back):
     """With "brightness" as age, the rendered brightness must follow the requested age."""
-    config = tiny_config(lr_generator=5e-3, loss=replace(NO_WEIGHTS, gan=0.1, age=20.0), pixel=1.0)
+    swap = SwapConfig(probability=0.5, put_back=put_back)
+    config = tiny_config(lr_generator=5e-3, loss=replace(NO_WEIGHTS, gan=0.1, age=20.0), pixel=1.0, swap=swap)
     step, batch = game(config), source().batch(0)
     for seen in range(60):
         step(batch, draws(config, 4 * seen))

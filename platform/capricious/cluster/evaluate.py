@@ -37,9 +37,10 @@ from capricious.data.tables import read_table, write_table
 from capricious.errors import CapriciousError, ConfigError, Rejection
 from capricious.evaluate.evaluation import BundleInfo, evaluation
 from capricious.evaluate.evaluation_report import report_page
-from capricious.evaluate.measure import SCHEMA, Measurer, extractor_hashes, missing_extractors
+from capricious.evaluate.measure import PUT_BACK, SCHEMA, Measurer, extractor_hashes, missing_extractors
 from capricious.evaluate.measured_cache import cached
 from capricious.model.bundle import DEFAULT
+from capricious.render.composite import put_back
 from capricious.render.renderer import Renderer, fit
 from capricious.render.sweep import Sweep, parse_ages
 
@@ -68,6 +69,8 @@ class EvaluateConfig:
     """Requested ages in years: from:to:step, or a list."""
     resolution: int = 0
     """Side in pixels at which pictures are compared; 0 for that of the largest bundle."""
+    put_back: bool = True
+    """Measure the renders as they are delivered, too: put back into their portraits. Takes nearly as long again."""
     allow_training_images: bool = False
     """Score bundles on pictures that they were trained on, and say so in red."""
     shard_size: int = 64
@@ -120,14 +123,23 @@ class MeasureShard(ShardWorker):
     Args:
         bundles: name → address.
         resolution: at which pictures are compared.
+        put_back: measure the renders put back into their portraits, too.
         without: names of extractors that cannot be had.
     """
 
     KIND = "evaluate"
 
-    def __init__(self, out: str, bundles: dict[str, str], sweep: Sweep, resolution: int, without: frozenset[str]):
+    def __init__(
+        self,
+        out: str,
+        bundles: dict[str, str],
+        sweep: Sweep,
+        resolution: int,
+        put_back: bool,
+        without: frozenset[str],
+    ):
         super().__init__(out)
-        self.sweep, self.resolution = sweep, resolution
+        self.sweep, self.resolution, self.put_back = sweep, resolution, put_back
         self.renderers = {name: Renderer(read_bundle(uri), threads=1) for name, uri in bundles.items()}
         self.measurer = Measurer(CropReader(), without)
         self.key = {**extractor_hashes(without), **_reader(), "resolution": resolution, "schema": str(SCHEMA)}
@@ -154,7 +166,7 @@ class MeasureShard(ShardWorker):
             return self.measurer.real(portrait, fit(portrait.decoded(), self.resolution))
 
     def _measure(self, portrait: Portrait, medium: str, real: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns the rows of a portrait, its own and one for each bundle: all of them or none."""
+        """Returns the rows of a portrait, its own and one or two for each bundle: all of them or none."""
         face = fit(portrait.decoded(), self.resolution)
         # Not among them: it was rejected, which this tells.
         own = {**(real.get(portrait.id) or self._real(portrait)), "medium": medium}
@@ -162,6 +174,10 @@ class MeasureShard(ShardWorker):
         for name, renderer in self.renderers.items():
             pictures = renderer.render(face, self.sweep.variants())
             rows.append(self.measurer.renders(name, face, _fitted(pictures, self.resolution), own))
+            if self.put_back:
+                small = fit(face, renderer.resolution)
+                delivered = put_back(face.image, small, pictures[0], pictures)
+                rows.append(self.measurer.renders(f"{name}, {PUT_BACK}", face, delivered, own))
         return rows
 
 
@@ -197,6 +213,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
         "bundles": {name: bundle.sha256 for name, bundle in bundles.items()},
         "ages": list(config.sweep.ages),
         "resolution": resolution,
+        "put_back": config.put_back,
         "datasets": [vars(dataset) for dataset in datasets],
         "portraits": hashlib.sha256(json.dumps([vars(entry) for entry in chosen]).encode()).hexdigest(),
         "extractors": {**extractor_hashes(missing), **_reader()},
@@ -208,6 +225,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
         "bundles": addresses,
         "sweep": config.sweep,
         "resolution": resolution,
+        "put_back": config.put_back,
         "without": frozenset(missing),
     }
     run_shards(MeasureShard, arguments, plan, todo, workers, "evaluate")

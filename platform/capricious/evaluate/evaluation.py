@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from capricious.evaluate import scores
 from capricious.evaluate.bootstrap import LEVEL, Interval
 from capricious.evaluate.features import Features
 from capricious.evaluate.identity import DLIB_DISTANCE, FALSE_ACCEPTS, threshold_at
-from capricious.evaluate.measure import EXTRACTORS, REAL
+from capricious.evaluate.measure import EXTRACTORS, PUT_BACK, REAL
 from capricious.evaluate.scores import FIGURES, Protocol
 from capricious.evaluate.subjects import (
     IDENTITY,
@@ -60,7 +60,7 @@ def evaluation(
     """Makes the report of measured rows; fit for JSON, with null where nothing could be measured.
 
     Args:
-        rows: of measure.SCHEMA, for each portrait that of "real" and one for each bundle.
+        rows: of measure.SCHEMA, for each portrait that of "real" and one for each bundle, perhaps one put back.
         plan: "ages" and "resolution" at least; "datasets" and the hash of the "parser" among its "extractors".
         missing: extractors that could not be had, with the reason.
         compared: two bundles to test against each other.
@@ -106,11 +106,16 @@ def subjects_of(
     protocol = Protocol(np.array(ages, np.float64), sitters_of(sorted_rows[REAL]), real, threshold)
     pictures = len(ages) + 1
     subjects = {IDENTITY: identity_of(real, pictures)}
-    of_bundles = {name: subject_of(sorted_rows[name]) for name in bundles}
-    for name, subject in of_bundles.items():
+    of_bundles = {name: subject_of(sorted_rows[name]) for name in rendered_subjects(sorted_rows, bundles)}
+    for name in bundles:
         label = f"{name}, {RECONSTRUCTION}"
-        subjects[label] = subject.repeated(label, pictures)
+        subjects[label] = of_bundles[name].repeated(label, pictures)
     return protocol, {**subjects, **of_bundles}
+
+
+def rendered_subjects(known: Collection[str], bundles: Iterable[str]) -> list[str]:
+    """Names the subjects whose pictures were measured, of those known: each bundle's renders, and the same put back."""
+    return [subject for name in bundles for subject in (name, f"{name}, {PUT_BACK}") if subject in known]
 
 
 def printed(report: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from capricious.data.records import decode_label_map
 from capricious.evaluate import page, scores
-from capricious.evaluate.evaluation import subjects_of
+from capricious.evaluate.evaluation import rendered_subjects, subjects_of
 from capricious.evaluate.measure import REAL
 from capricious.evaluate.report_pictures import name_of
 from capricious.evaluate.subjects import by_subject
@@ -31,7 +31,7 @@ def sheets(report: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     html = page.paragraph(
         "Chosen by figures, not by eye. The number after the colon is the portrait's age error in years, or its cosine."
     )
-    for name in report["bundles"]:
+    for name in rendered_subjects(subjects, report["bundles"]):
         html += page.heading(name)
         for title, at in scores.chosen(protocol, subjects[name]):
             real, row = of_subject[REAL][at], of_subject[name][at]

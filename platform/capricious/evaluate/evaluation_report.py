@@ -7,7 +7,7 @@ from typing import Any
 
 from capricious.evaluate import evaluation_pictures, page
 from capricious.evaluate.chart import Axis, Series, line_chart
-from capricious.evaluate.evaluation import RECONSTRUCTION
+from capricious.evaluate.evaluation import RECONSTRUCTION, rendered_subjects
 from capricious.evaluate.page import Cell, number
 from capricious.evaluate.scores import FIGURES
 from capricious.evaluate.subjects import IDENTITY
@@ -105,7 +105,7 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _findings(report: Mapping[str, Any]) -> Iterator[str]:
-    for name in report["bundles"]:
+    for name in rendered_subjects(report["subjects"], report["bundles"]):
         every = report["subjects"][name]["groups"]["all"]
         slope, mae = every.get("age/slope"), every.get("age/mae")
         if slope and slope["value"] is not None:
@@ -119,7 +119,8 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
                 f"threshold that lets {report['threshold']['false_accepts']:.1%} of strangers pass, "
                 f"{_percent(every.get('identity/dlib'))} by dlib's measure."
             )
-        if beyond := report["bundles"][name]["ages_beyond_training"]:
+    for name, bundle in report["bundles"].items():
+        if beyond := bundle["ages_beyond_training"]:
             ages = ", ".join(f"{age:g}" for age in beyond)
             yield f"{name} was never asked for {ages} in training: there it extrapolates."
     real = report["judge_on_real"].get("all")
@@ -154,7 +155,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         page.paragraph(
             "↑ more is better, ↓ less is better. “Input unchanged” returns the original whatever is asked; "
             "“reconstruction only” answers every request with the render at the sitter's own age: both show what a "
-            "figure is worth."
+            "figure is worth. “Put back” is what is delivered: the change of age, added to the portrait itself."
         )
         + page.table("All portraits", ["", *subjects], rows)
         + explained
@@ -186,10 +187,10 @@ def _compare(report: Mapping[str, Any]) -> str:
 
 def _colours(report: Mapping[str, Any]) -> Iterator[tuple[str, int, bool]]:
     """Yields each subject with its colour and whether its line is dashed; bundles and their baselines share one."""
-    bundles = list(report["bundles"])
+    rendered = rendered_subjects(report["subjects"], report["bundles"])
     for name in report["subjects"]:
         owner = name.removesuffix(f", {RECONSTRUCTION}")
-        colour = 1 + bundles.index(owner) % 5 if owner in bundles else 0
+        colour = 1 + rendered.index(owner) % 5 if owner in rendered else 0
         yield name, colour, owner != name or colour == 0
 
 
@@ -259,12 +260,13 @@ def _identity(report: Mapping[str, Any]) -> str:
         series,
         note=f"Above {threshold['cosine'] or 0:.2f}, two pictures count as one person.",
     )
+    rendered = rendered_subjects(report["subjects"], report["bundles"])
     rows = [
-        (b, [Cell(_percent(report["subjects"][n]["identity_curve"][b][k])) for n in report["bundles"] for k in _KINDS])
+        (b, [Cell(_percent(report["subjects"][n]["identity_curve"][b][k])) for n in rendered for k in _KINDS])
         for b in bins
     ]
-    groups = [("", 1), *((name, 2) for name in report["bundles"])]
-    heads = ["years", *(label for _ in report["bundles"] for label in ("faceres", "dlib"))]
+    groups = [("", 1), *((name, 2) for name in rendered)]
+    heads = ["years", *(label for _ in rendered for label in ("faceres", "dlib"))]
     return (
         page.paragraph(
             "Two embeddings that were made to recognise people compare each render with its original. The threshold of "
@@ -297,7 +299,7 @@ def _quality(report: Mapping[str, Any]) -> str:
 
 def _subgroups(report: Mapping[str, Any]) -> str:
     html = ""
-    for name in report["bundles"]:
+    for name in rendered_subjects(report["subjects"], report["bundles"]):
         groups = report["subjects"][name]["groups"]
         rows = [
             (

@@ -26,6 +26,10 @@ from capricious.model.perceptual import PerceptualLoss
 
 REAL = "real"
 
+PUT_BACK = "put back"
+"""The subject "NAME, put back" is what jobs/render.py and the service deliver of a bundle: the change of age, added to
+the portrait (render/composite.py)."""
+
 EXTRACTORS = {
     "faceres": ("faceres", "faceres-graph"),
     "features": ("mobilenetv2",),
@@ -173,7 +177,8 @@ class Measurer:
         row["background_change"] = leakage.background_change(pictures, pictures[0], face.label_map)
         row["roughness"] = leakage.roughness(pictures[1:])
         row["pictures"] = [encode(picture, "webp", quality=90) for picture in pictures]
-        row.update(self._reconstruction(face.image, pictures[0]) if real is not None else {})
+        if not np.array_equal(pictures[0], face.image):  # else it is the original, and no reconstruction of it
+            row.update(self._reconstruction(face.image, pictures[0]))
         return row
 
     def _readings(self, face: Face, pictures: np.ndarray) -> dict[str, Any]:

@@ -109,9 +109,7 @@ def save_bundle(
         "encoder.safetensors": _weights(encoder, DTYPES[dtype]),
     }
     if training_pictures is not None:
-        names = np.unique(training_pictures.astype(np.uint64))
-        # safetensors' torch side has no uint64; the bits are what counts.
-        weights[TRAINING_PICTURES] = save_safetensors({"pictures": torch.from_numpy(names.view(np.int64))})
+        weights[TRAINING_PICTURES] = pictures_file(training_pictures)
     own = {
         "format_version": FORMAT_VERSION,
         "code_version": capricious.__version__,
@@ -157,9 +155,19 @@ def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
     _load_weights(encoder, folder / "encoder.safetensors", info)
     pictures = None
     if TRAINING_PICTURES in info["files"]:
-        stored = load_safetensors(_read_checked(folder / TRAINING_PICTURES, info))
-        pictures = stored["pictures"].numpy().view(np.uint64)
+        pictures = pictures_of(_read_checked(folder / TRAINING_PICTURES, info))
     return Bundle(generator, encoder, info, pictures)
+
+
+def pictures_file(names: np.ndarray) -> bytes:
+    """Returns the content of TRAINING_PICTURES for uint64 names in any order."""
+    # safetensors' torch side has no uint64; the bits are what counts.
+    return save_safetensors({"pictures": torch.from_numpy(np.unique(names.astype(np.uint64)).view(np.int64))})
+
+
+def pictures_of(content: bytes) -> np.ndarray:
+    """Returns the sorted uint64 names in the content of TRAINING_PICTURES."""
+    return load_safetensors(content)["pictures"].numpy().view(np.uint64)
 
 
 def _text(info: dict[str, Any]) -> str:

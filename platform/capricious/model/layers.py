@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
 import torch
@@ -64,6 +65,28 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
             state[f"{name}.weight"] = module.weight
             norm.train(training)
     return state
+
+
+@torch.no_grad()
+def load_plain_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fills a network with what plain_state() returned of another, whose spectral norms then start at 1.
+
+    Weights under a spectral norm become new parameters: call it before an optimizer holds the old ones.
+
+    Raises:
+        RuntimeError: names that are missing or unexpected, or a shape that differs.
+    """
+    rest = dict(state)
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module, "weight") and f"{name}.weight" in rest:
+            weight = rest.pop(f"{name}.weight")
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            module.load_state_dict({**module.state_dict(), "weight": weight})
+            parametrizations.spectral_norm(module)  # anew: its power iteration runs on this weight
+    found = network.load_state_dict(rest, strict=False)
+    missing = [name for name in found.missing_keys if ".parametrizations." not in name]
+    if missing or found.unexpected_keys:
+        raise RuntimeError(f"missing: {', '.join(missing)}; unexpected: {', '.join(found.unexpected_keys)}")
 
 
 def shrink_labels(label_map: Tensor, size: int) -> Tensor:

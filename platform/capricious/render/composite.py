@@ -8,7 +8,7 @@ paste_into() adds the difference of two renders to the painting instead of repla
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -129,6 +129,21 @@ def paste_into(
         for tile in _tiles(face.quad, scan.srgb):
             out.add(*_slices(tile), strength * _blend(scan.srgb, face.quad, layers, tile))
     return out
+
+
+def put_back(crop: np.ndarray, face: Face, source: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns an aligned crop as paste_into() would change the picture that it was cut from, V×S×S×3 uint8.
+
+    Args:
+        crop: S×S×3 uint8, of any size.
+        face: whose crop it is, at the resolution of the renders.
+        source: R×R×3 uint8, as for paste_into().
+        targets: V×R×R×3 uint8, one after the other the target.
+    """
+    side = crop.shape[0]
+    whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
+    face = replace(face, quad=whole)
+    return np.stack([paste_back(crop, face, source, target) for target in targets])
 
 
 Tile = tuple[int, int, int, int]

@@ -127,7 +127,9 @@ def load_module(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise CapriciousError(f"{path} does not fit the network: {error}") from error
+        # torch names every tensor; the first tells enough.
+        first = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise CapriciousError(f"{path} does not fit the network: {first}") from error
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:

@@ -60,6 +60,9 @@ class SwapConfig:
     estimator_views: bool = False
     """Show the estimator a moved, blurred, re-exposed view of each swapped picture, so that it cannot be pleased by
     texture (training/estimator_view.py)."""
+    put_back: bool = False
+    """Judge each swapped picture as it will be delivered: its change against the reconstruction, added to the portrait
+    (training/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""
 
     def __post_init__(self) -> None:
         _check_share("swap.probability", self.probability)
@@ -172,7 +175,7 @@ class TrainingConfig:
     """How often each dataset is shown, in proportion (1 1 2); portraits are then drawn with replacement. None: each
     portrait once an epoch."""
     warm_start: str | None = None
-    """Folder with generator.safetensors, encoder.safetensors and perhaps discriminator.safetensors to begin from."""
+    """What to begin from: the weights folder of another run, or a bundle, such as capricious://default."""
 
     strategy: Literal["plain", "ddp", "deepspeed"] = "plain"
     """One process; one process a GPU with all weights in each; or DeepSpeed ZeRO."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import TrainingConfig
 from capricious.training.datasets import JoinedDatasets
 from capricious.training.ema import Ema
-from capricious.training.networks import new_judges, new_networks, warm_start
+from capricious.training.networks import NO_PICTURES, new_judges, new_networks, warm_start
 from capricious.training.observers import Observer
 from capricious.training.outputs import Outputs
 from capricious.training.pace import Pace
@@ -124,8 +123,9 @@ class Run:
             workers=config.num_workers,
         )
         autoencoder, discriminator = new_networks(config)
+        learnt_before = NO_PICTURES
         if config.warm_start is not None:
-            warm_start(Path(config.warm_start), autoencoder, discriminator)
+            learnt_before = warm_start(config.warm_start, autoencoder, discriminator)
         ema = Ema(autoencoder, config.ema_kimg * 1000)
         self.state = TrainingState(
             autoencoder=spread.player(autoencoder, config.lr_generator),
@@ -138,7 +138,14 @@ class Run:
         if self.processes.rank == 0 and (reconstruction := held_out_scorer(data, config.resolution, device)):
             scorers = [reconstruction, *scorers]
         self.outputs = Outputs(
-            config, self.processes, self.state, self.source, out=out, scorers=scorers, told=observers
+            config,
+            self.processes,
+            self.state,
+            self.source,
+            out=out,
+            scorers=scorers,
+            told=observers,
+            learnt_before=learnt_before,
         )
 
     def go(self, started: float, notices: Notices, report: Report) -> dict[str, Any]:

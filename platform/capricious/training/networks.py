@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from capricious.errors import CapriciousError
 from capricious.model.adversary import AttributeAdversary
+from capricious.model.bundle import DEFAULT, INFO, TRAINING_PICTURES, load_bundle, pictures_of
 from capricious.model.discriminator import Discriminator
 from capricious.model.encoder import StyleEncoder
 from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.generator import Generator
+from capricious.model.layers import load_plain_state
 from capricious.model.patches import AUTO_SHARE
 from capricious.model.perceptual import PerceptualLoss
 from capricious.training import checkpoint
@@ -124,18 +128,49 @@ def _distinct_share(config: TrainingConfig) -> float:
     return 0.0 if cuda or config.compile else AUTO_SHARE
 
 
-def warm_start(folder: Path, autoencoder: Autoencoder, discriminator: Discriminator) -> None:
-    """Loads weights that another run left in its `weights` folder; a discriminator may be missing.
+NO_PICTURES = np.zeros(0, np.uint64)
+
+
+def warm_start(source: str, autoencoder: Autoencoder, discriminator: Discriminator) -> np.ndarray:
+    """Loads weights that another run left, before any optimizer is made.
+
+    Args:
+        source: the run's `weights` folder, which may lack the discriminator; or a bundle, which has none.
+
+    Returns:
+        uint64 names of the pictures that those weights have learnt, as far as they are recorded.
 
     Raises:
         CapriciousError: the folder lacks the generator or the encoder, or they have another shape.
     """
+    if source == DEFAULT or (Path(source) / INFO).is_file():
+        return _from_bundle(source, autoencoder)
+    folder = Path(source)
     networks = {"generator": autoencoder.generator, "encoder": autoencoder.encoder, "discriminator": discriminator}
     for name, network in networks.items():
         path = folder / f"{name}.safetensors"
         if path.is_file():
             checkpoint.load_module(network, path)
         elif name == "discriminator":
-            log.warning("%s is missing: the discriminator starts anew, and the first pictures may get worse", path)
+            log.warning("%s is missing: %s", path, _ANEW)
         else:
-            raise CapriciousError(f"training.warm_start: {path} is missing; give the weights folder of another run")
+            raise CapriciousError(
+                f"training.warm_start: {path} is missing; give the weights folder of another run, or a bundle"
+            )
+    pictures = folder / TRAINING_PICTURES
+    return pictures_of(pictures.read_bytes()) if pictures.is_file() else NO_PICTURES
+
+
+_ANEW = "the discriminator starts anew, and the first pictures may get worse"
+
+
+def _from_bundle(source: str, autoencoder: Autoencoder) -> np.ndarray:
+    bundle = load_bundle(source)
+    for network, filled in ((autoencoder.generator, bundle.generator), (autoencoder.encoder, bundle.encoder)):
+        wanted, found = asdict(network.config), asdict(filled.config)
+        if other := [f"{key} {found[key]}, not {wanted[key]}" for key in wanted if wanted[key] != found[key]]:
+            kind = type(network).__name__
+            raise CapriciousError(f"training.warm_start: {source} does not fit: its {kind} has {'; '.join(other)}")
+        load_plain_state(network, filled.state_dict())
+    log.info("%s is a bundle: %s", source, _ANEW)
+    return NO_PICTURES if bundle.training_pictures is None else bundle.training_pictures

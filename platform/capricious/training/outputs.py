@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +17,7 @@ from capricious.config import to_mapping
 from capricious.data import storage
 from capricious.data.records import picture_names
 from capricious.errors import ConfigError
-from capricious.model.bundle import save_bundle
+from capricious.model.bundle import TRAINING_PICTURES, pictures_file, save_bundle
 from capricious.model.learnt import Learnt
 from capricious.training import augment, checkpoint, checkpoint_store, observers
 from capricious.training.batches import Batch, BatchSource
@@ -45,6 +47,7 @@ class Outputs:
         out: folder or URL.
         scorers: score checkpoints, in the first process.
         told: observers besides those that the configuration names.
+        learnt_before: uint64 names of the pictures that a warm start brought along.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Outputs:
         out: str,
         scorers: Sequence[Scorer],
         told: Sequence[Observer],
+        learnt_before: np.ndarray,
     ):
         self.config, self.out = config, out
         self._processes, self._state, self._source, self._scorers = processes, state, source, scorers
@@ -67,6 +71,7 @@ class Outputs:
         self._observers: list[Observer] = list(told)
         self._prometheus: observers.Prometheus | None = None
         self._exported: tuple[int, Autoencoder] | None = None
+        self._learnt_before = learnt_before
         self._shown = source.take(torch.linspace(0, len(source.dataset) - 1, SITTERS).long().numpy())
 
     def resume(self) -> None:
@@ -125,6 +130,7 @@ class Outputs:
             for name, module in networks.items():
                 checkpoint.save_module(module, folder / f".{name}", torch.bfloat16)
                 (folder / f".{name}").rename(folder / f"{name}.safetensors")
+            (folder / TRAINING_PICTURES).write_bytes(pictures_file(self._training_pictures))
         name = f"{checkpoint.folder_name(self._state.images_seen)}.png"
         write_grid(self._folder.path / "snapshots" / name, network, self._shown)
         self._folder.publish()
@@ -192,6 +198,12 @@ class Outputs:
             "world_size": self._processes.world_size,
         }
 
+    @cached_property
+    def _training_pictures(self) -> np.ndarray:
+        dataset = self._source.dataset
+        own = picture_names(dataset.portrait(i).id for i in range(len(dataset)))
+        return np.union1d(own, self._learnt_before)
+
     def _export(self) -> Autoencoder:
         """The network to release, on the first process: the averaged weights with statistics of their own."""
         seen = self._state.images_seen
@@ -232,6 +244,6 @@ class Outputs:
             "data": {"fingerprint": self._source.dataset.fingerprint, "portraits": len(self._source.dataset)},
             "scores": scores,
         }
-        seen = picture_names(self._source.dataset.portrait(i).id for i in range(len(self._source.dataset)))
         learnt = Learnt.of(self._source.stream.attributes)
-        save_bundle(folder, network.generator, network.encoder, info, training_pictures=seen, learnt=learnt)
+        pictures = self._training_pictures
+        save_bundle(folder, network.generator, network.encoder, info, training_pictures=pictures, learnt=learnt)

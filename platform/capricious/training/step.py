@@ -24,6 +24,7 @@ from capricious.training.estimator_view import estimator_view
 from capricious.training.networks import Renders
 from capricious.training.painterly import painterly
 from capricious.training.pair_augment import augment_pairs
+from capricious.training.put_back import put_back
 from capricious.training.strategy import Player
 
 
@@ -88,6 +89,8 @@ class GanStep:
         # Beyond the edge of a tightly cropped photograph the crop was invented: blank in portrait and render alike,
         # before anybody compares them, it teaches nothing.
         real, renders = real * inside, renders.where(inside)
+        if self.config.swap.put_back and renders.swapped is not None:
+            renders = renders._replace(swapped=put_back(real, label_map, renders.image, renders.swapped))
         sitters = Sitters(real, batch.attributes, requested)
         judged = self._judged(renders, real, label_map, own, requested, draws.pair, augment_probability)
         log: dict[str, Tensor] = {}

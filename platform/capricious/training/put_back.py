@@ -1,0 +1,23 @@
+"""The swapped picture as it will be delivered: its change, put back into the portrait."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from capricious.faces.label_map import BACKGROUND
+
+
+def put_back(portrait: Tensor, label_map: Tensor, reconstruction: Tensor, swapped: Tensor) -> Tensor:
+    """Returns portrait + mask · (swapped − reconstruction), B×3×R×R in −1…1, differentiable in both renders.
+
+    What render/composite.py does in mode "difference", at the network's own resolution, where nothing has to be
+    enlarged: the sitter's likeness is the portrait's, and the network answers for the change alone.
+
+    Args:
+        portrait, reconstruction, swapped: B×3×R×R in −1…1.
+        label_map: B×R×R; the mask is everything but background, its edge a pixel soft.
+    """
+    sitter = (label_map != BACKGROUND).unsqueeze(1).to(portrait.dtype)
+    mask = avg_pool2d(sitter, 3, 1, 1, count_include_pad=False)
+    return (portrait + mask * (swapped - reconstruction).to(portrait.dtype)).clamp(-1.0, 1.0)
