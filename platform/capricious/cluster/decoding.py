@@ -58,7 +58,7 @@ class InOrder(DataConfig):
         steps = -(-(round(config.kimg * 1000) - position) // config.batch_size)
         return [{NAME: self._stream(share, max(steps, 1), shared)} for share in shares]
 
-    def _stream(self, share: Share, steps: int, shared: ray.ObjectRef) -> ray.data.DataIterator:
+    def _stream(self, share: Share, steps: int, shared: ray.ObjectRef[Any]) -> ray.data.DataIterator:
         rows = ray.data.range(steps, override_num_blocks=min(steps, BLOCKS))
         decode: Any = share.fetch_and_decode  # Ray's types know no function with fn_args
         decoded = rows.map_batches(decode, fn_args=(shared,), batch_size=None, num_cpus=1)
@@ -77,7 +77,9 @@ class Share:
         self._size = batch_size // world_size
         self._offset = rank * self._size
 
-    def fetch_and_decode(self, steps: dict[str, np.ndarray], shared: ray.ObjectRef) -> Iterator[dict[str, np.ndarray]]:
+    def fetch_and_decode(
+        self, steps: dict[str, np.ndarray], shared: ray.ObjectRef[Any]
+    ) -> Iterator[dict[str, np.ndarray]]:
         """`decode` with the stream from Ray's object store, read in place."""
         return self.decode(steps, ray.get(shared))
 

@@ -178,7 +178,7 @@ def _there(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
-def _on_each(names: dict[str, str], ask: Callable[[str], ray.ObjectRef]) -> dict[str, tuple[Any, float]]:
+def _on_each(names: dict[str, str], ask: Callable[[str], ray.ObjectRef[Any]]) -> dict[str, tuple[Any, float]]:
     """Returns each node's answer, and the driver's time when it came.
 
     A node that is lost while it is asked is left out: the job will go on without it, too.

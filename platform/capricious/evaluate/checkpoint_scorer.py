@@ -6,7 +6,7 @@ Training calls it with the network that it is about to save and learns nothing f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class CheckpointScorer:
         latents = latent.float().expand(len(AGES), -1)
         pictures = autoencoder.generator.synthesize(modulations, latents, self._vectors[index].to(device))
         levels = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-        return cast(np.ndarray, levels.permute(0, 2, 3, 1).cpu().numpy())
+        return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def harmonic_mean(one: float, other: float) -> float:

@@ -35,7 +35,7 @@ class _Reversal(torch.autograd.Function):
 
 def reverse_gradient(x: Tensor) -> Tensor:
     """Returns x; its gradient changes sign on the way back."""
-    reversed_: Tensor = _Reversal.apply(x)
+    reversed_: Tensor = _Reversal.apply(x)  # type: ignore[no-untyped-call]
     return reversed_
 
 
