@@ -4,8 +4,9 @@
 
 Every row changes one thing of the row that it names. All rows see the same pictures in the same order. They are
 measured on portraits of the "test" split, by networks that no training saw: faceres for age, gender and identity,
-MobileNetV2 for KID. The first line of the table is the input itself, returned for every age. The same command resumes:
-a row with a bundle is not trained again, one with figures is not measured again.
+MobileNetV2 for KID; "put back" are the same renders as they are delivered. The first line of the table is the input
+itself, returned for every age. The same command resumes: a row with a bundle is not trained again, one with figures is
+not measured again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from capricious.evaluate.leakage import flips
 from capricious.evaluate.similarity import psnr
 from capricious.model.bundle import load_bundle
 from capricious.model.losses import LossWeights
+from capricious.render.composite import put_back
 from capricious.render.renderer import Renderer, fit
 from capricious.render.sweep import Variant
 from capricious.training.config import NetworkConfig, SwapConfig, TrainingConfig
@@ -70,6 +72,7 @@ ROWS = (
     Row("+ swap", "layered", swap(probability=2 / 3)),
     Row("+ swap, concat", "concat", swap(probability=2 / 3)),
     Row("+ estimator views", "+ swap", swap(estimator_views=True)),
+    Row("+ put back", "+ estimator views", swap(put_back=True)),
     Row("+ adversary", "+ estimator views", loss(adversary=0.1)),
     Row("+ identity features", "+ estimator views", swap(identity_features=1.0)),
     Row("+ projection", "+ estimator views", network(projection=True)),
@@ -138,6 +141,14 @@ class Judge:
     def unchanged(self) -> np.ndarray:
         return np.repeat(self._real[:, None], 1 + len(AGES), axis=1)
 
+    def put_back(self, renders: np.ndarray) -> np.ndarray:
+        """Returns the same as they would be delivered: changes, added to the portraits."""
+        return np.stack([put_back(f.image, f, r[0], r) for f, r in zip(self.faces, renders, strict=True)])
+
+    def all_figures(self, renders: np.ndarray) -> dict[str, float]:
+        delivered = self.figures(self.put_back(renders))
+        return self.figures(renders) | {f"{name}, put back": delivered[name] for name in ("slope", "identity")}
+
     def figures(self, renders: np.ndarray) -> dict[str, float]:
         portraits, pictures = renders.shape[:2]
         flat = renders.reshape(-1, *renders.shape[2:])
@@ -197,11 +208,11 @@ def images_seen(folder: Path) -> int:
 def table(folders: dict[str, Path], options: argparse.Namespace) -> None:
     """Prints one line a row."""
     judge = Judge(options.data, options.resolution, options.portraits)
-    lines = {"input unchanged": judge.figures(judge.unchanged())}
+    lines = {"input unchanged": judge.all_figures(judge.unchanged())}
     for name, folder in folders.items():
         stored = folder / f"figures-{options.portraits}-of-{images_seen(folder)}.json"
         if not stored.is_file():
-            stored.write_text(json.dumps(judge.figures(judge.renders(folder / "bundle"))))
+            stored.write_text(json.dumps(judge.all_figures(judge.renders(folder / "bundle"))))
         lines[f"{name} ({images_seen(folder) / 1000:g} kimg)"] = json.loads(stored.read_text())
     names = list(next(iter(lines.values())))
     print(
