@@ -204,6 +204,11 @@ def test_processes_that_fetch_at_once_download_once():
     assert leftovers == []
 
 
+def test_the_command_alone_says_what_there_is(capsys):
+    assert main([]) == 2
+    assert "render a collection at other ages" in capsys.readouterr().out
+
+
 def test_command_lists_fetches_and_locates(monkeypatch, capsys):
     register(monkeypatch, b"right", "pypi:toy==1!toy.bin")
     served(monkeypatch, {"toy.bin": b"right"})

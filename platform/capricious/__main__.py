@@ -26,12 +26,15 @@ JOBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: that of a job; 0 done, 1 failed (the reason is on stderr)."""
+    """Runs one command line; returns its exit code: a job's own; 0 done, 1 failed (why is on stderr), 2 wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in JOBS:
         return _run_job(*words)
     if words and words[0] == "serve":
         return _serve(words[1:])
+    if not words:
+        _parser().print_help()
+        return 2
     options = _parser().parse_args(words)
     try:
         return options.run(options)

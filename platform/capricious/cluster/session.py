@@ -40,6 +40,8 @@ def session(address: str | None = None) -> Iterator[None]:
     if address == "local":
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
+        # It would explain how to switch off the token that guards this Ray from the machine's other users.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,

@@ -190,6 +190,8 @@ def run_shards(
     if len(todo) < plan.shards:
         print(f"{plan.shards - len(todo)} of {plan.shards} shards are done already")
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts pictures, not blocks
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and logs of blocks are no user's
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would regret the bars
     done = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
         Told,
         fn_constructor_args=(worker, arguments),

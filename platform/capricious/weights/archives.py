@@ -66,6 +66,7 @@ def download_pypi(package: str, folder: Path) -> Path:
     command = [
         *_pip(),
         "download",
+        "--quiet",
         "--no-deps",
         "--use-pep517",
         "--no-build-isolation",
