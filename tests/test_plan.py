@@ -1,9 +1,12 @@
 """The plan of a batch job: what it holds, and what makes an output folder refuse a command."""
 
 import json
+import sys
+from dataclasses import dataclass
 
 import pytest
 
+from capricious.cluster.job import run_job
 from capricious.cluster.plan import PLAN, BatchConfig, exit_code, make_plan, select, shard_size
 from capricious.data.collections import Source
 from capricious.data.collections.parts import read_part
@@ -81,6 +84,19 @@ def test_a_limit_spreads_over_the_collection():
     sources = [Source(str(n)) for n in range(10)]
     assert [s.uri for s in select(sources, 4)] == ["0", "2", "5", "7"]
     assert select(sources, 99) == sources and select([], 5) == []
+
+
+@dataclass(frozen=True)
+class Batch:
+    failure_share: float = 0.1
+
+
+@pytest.mark.parametrize(("code", "words"), [(0, ""), (1, "more failed than --failure-share 10%"), (3, "some failed")])
+def test_a_job_says_why_it_ends_as_it_does(code, words, ray_cluster, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["job"])
+    assert run_job(Batch, lambda config: code, "A job.") == code
+    told = capsys.readouterr().err
+    assert words in told and bool(told) == bool(code)
 
 
 def test_exit_codes():

@@ -22,6 +22,13 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
 
+FAILURES = {
+    3: "some failed, no more than --failure-share {:.0%} allows",
+    1: "more failed than --failure-share {:.0%} allows, or nothing was left to do",
+}
+"""What an exit code says of a batch."""
+
+
 def run_job(
     config_type: type[Config],
     main: Callable[[Config], int],
@@ -54,7 +61,11 @@ def run_job(
         with session():
             if needs is not None:
                 _look_first(needs(config))
-            return main(config)
+            code = main(config)
+            # `ray job submit` calls all that is not 0 a failed job.
+            if code in FAILURES and (share := getattr(config, "failure_share", None)) is not None:
+                print(f"exit code {code}: {FAILURES[code].format(share)}", file=sys.stderr)
+            return code
 
     return _exit_code(read_and_run)
 

@@ -42,6 +42,9 @@ def session(address: str | None = None) -> Iterator[None]:
             os.environ.setdefault(name, value)
         # It would explain how to switch off the token that guards this Ray from the machine's other users.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    else:
+        # It would warn of the bundle that ships, 17 MB, which goes to a cluster once, not with every job.
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,
