@@ -151,9 +151,10 @@ class Service:
             return [future.result() for future in futures]
 
 
-def raw(model: Model, seconds: float) -> tuple[float, float]:
-    """Returns variants per second of the renderer alone, and seconds of CPU each."""
-    count, started, used, draw = 0, time.perf_counter(), time.process_time(), random.Random(2)
+def raw(model: Model, draw: random.Random, seconds: float) -> tuple[float, float]:
+    """Returns variants per second of the renderer alone, and seconds of CPU each; no age must come twice, as renders
+    are remembered."""
+    count, started, used = 0, time.perf_counter(), time.process_time()
     for portrait in itertools.cycle(range(len(PORTRAITS))):
         ages = [draw.uniform(1, 99) for _ in range(model.renderer.chunk)]
         count += len(model.renderer.render_groups([model.group(portrait, *ages)])[0])
@@ -202,10 +203,11 @@ def main() -> None:
             service.wait()
             turn(service, signal.SIGSTOP)
         model = Model(bundle)
-        raw(model, 1)
+        draw = random.Random(2)
+        raw(model, draw, 1)
         measured: dict[str, list[tuple[float, float]]] = {}
         for _ in range(options.rounds):
-            measured.setdefault("raw renderer", []).append(raw(model, options.seconds))
+            measured.setdefault("raw renderer", []).append(raw(model, draw, options.seconds))
             for service in services:
                 turn(service, signal.SIGCONT)
                 measured.setdefault(service.name, []).append(service.saturate(options.callers, options.seconds))
