@@ -202,7 +202,7 @@ class Portraits:
                 data,
                 name,
                 sweep,
-                painting=composite == "painting",
+                painting=composite == "painting" or form.format == "sheet",
                 sitter_age=form.sitter_age,
                 preview=form.preview,
                 deadline=deadline,

@@ -155,7 +155,7 @@ async def begin(
     """Prepares the sweep of an upload.
 
     Args:
-        painting: whether whole pictures are to be made.
+        painting: whether the picture is needed, and not its faces alone.
         sitter_age: true age of the largest face, where the caller knows it.
         deadline: by the event loop's clock.
         preview: longer side of whole pictures in pixels, at most; 0 leaves them as they are.

@@ -25,6 +25,7 @@ from capricious.render.picture import render_picture
 from capricious.render.provenance import DIGITAL_SOURCE_TYPE, MAX_SITTERS, Provenance, read_stamp, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
+from capricious.render.sheet import CELL
 from capricious.render.sweep import SOURCE, Sweep, Variant
 
 R = 64
@@ -192,6 +193,18 @@ def test_the_same_request_gives_the_same_bytes(result, renderer):
     assert again.sheet() == result.sheet()
     assert again.animation(96) == result.animation(96)
     assert again.file("age-80") == result.file("age-80")
+
+
+def test_a_sheet_shows_faces_as_they_are_delivered(result):
+    alone = replace(result, faces=result.faces[:1], renders=result.renders[:1])
+    face, painting = alone.faces[0], alone.painting("age-80").srgb
+    with Image.open(io.BytesIO(alone.sheet())) as image:
+        sheet = np.asarray(image)
+    wanted, background = align(painting, face.quad, CELL).astype(int), align(alone.picture, face.quad, CELL)
+    last = sheet[:, : -CELL // 3]  # the margin
+    rows = range(sheet.shape[0] - CELL)
+    off = min(np.abs(last[row : row + CELL, -CELL:].astype(int) - wanted).mean() for row in rows)
+    assert off < 2.0 < np.abs(background - wanted).mean()
 
 
 def test_every_file_says_what_it_is(result, bundle):

@@ -7,7 +7,7 @@ paste_into() adds the difference of two renders to the painting instead of repla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -131,19 +131,27 @@ def paste_into(
     return out
 
 
-def put_back(crop: np.ndarray, face: Face, source: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def put_back(
+    crop: np.ndarray,
+    face: Face,
+    source: np.ndarray,
+    targets: Iterable[np.ndarray],
+    composite: CompositeConfig = DIFFERENCE,
+) -> np.ndarray:
     """Returns an aligned crop as paste_into() would change the picture that it was cut from, V×S×S×3 uint8.
 
     Args:
         crop: S×S×3 uint8, of any size.
         face: whose crop it is, at the resolution of the renders.
         source: R×R×3 uint8, as for paste_into().
-        targets: V×R×R×3 uint8, one after the other the target.
+        targets: V of R×R×3 uint8, one after the other the target.
+        composite: how.
     """
     side = crop.shape[0]
     whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
     face = replace(face, quad=whole)
-    return np.stack([paste_back(crop, face, source, target) for target in targets])
+    mode, strength = composite.mode, composite.strength
+    return np.stack([paste_back(crop, face, source, target, mode=mode, strength=strength) for target in targets])
 
 
 Tile = tuple[int, int, int, int]

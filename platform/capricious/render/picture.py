@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from capricious.data.records import Face
+from capricious.faces.align import align
 from capricious.faces.image import encode
-from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into
+from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into, put_back
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
-from capricious.render.sheet import contact_sheet, gif
+from capricious.render.sheet import CELL, contact_sheet, gif
 from capricious.render.sweep import SOURCE, Sweep, Variant, guesses
 from capricious.render.video import video
 
@@ -144,13 +145,18 @@ class SweepResult:
         return replace(self, scan=Scan(small), faces=faces)
 
     def sheet(self) -> bytes:
-        """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages."""
+        """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages.
+
+        Faces are shown as they are delivered, put back into the picture.
+        """
         rows, labels = [], []
         ages: Sequence[float | None] = self.sweep.ages or (None,)
         for number, face in enumerate(self.faces):
             for look in self.sweep.looks():
                 variants = [self.sweep.at(age, look) for age in ages]
-                rows.append([face.image, *(self.render(number, variant.name) for variant in variants)])
+                crop = align(self.picture, face.quad, CELL)
+                renders = [self.render(number, variant.name) for variant in variants]
+                rows.append([crop, *put_back(crop, face, self.render(number, SOURCE), renders, self.composite)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))

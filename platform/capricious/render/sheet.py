@@ -22,6 +22,9 @@ FADED_INK = (128, 119, 108)
 HAIRLINE = (222, 214, 201)
 """Colours of a sheet: warm paper, dark and faded brown ink, and the rule under the title."""
 
+CELL = 192
+"""Default side of a sheet's cells in pixels."""
+
 MAX_SHEET_PIXELS = 256 * 1024 * 1024
 
 # Open or closed lines through the 68 iBUG landmarks.
@@ -43,7 +46,7 @@ def contact_sheet(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     *,
-    cell: int = 192,
+    cell: int = CELL,
     title: str = "",
     caption: str = "",
 ) -> np.ndarray:
