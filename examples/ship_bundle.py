@@ -1,8 +1,9 @@
 """Makes the bundle that ships of one that a training left: the same, with weights in bfloat16.
 
-    python examples/ship_bundle.py runs/default/bundle platform/capricious/model/default
+    python examples/ship_bundle.py runs/default/bundle platform/capricious/model/default [STRENGTH]
 
-What else lies in the folder, such as the model card, stays.
+STRENGTH is how many times over its changes are put back into a portrait, if that is not once. What else lies in the
+folder, such as the model card, stays.
 """
 
 import shutil
@@ -20,9 +21,9 @@ COPIED = ("training", "data", "scores")
 LICENCE = "Apache-2.0; research use only, as are the photographs that it learnt from (see MODEL_CARD.md)"
 
 
-def main(source: str, target: Path) -> None:
+def main(source: str, target: Path, strength: float = 1.0) -> None:
     bundle = load_bundle(source)
-    info = {name: bundle.info[name] for name in COPIED} | {"licence": LICENCE}
+    info = {name: bundle.info[name] for name in COPIED} | {"licence": LICENCE, "strength": strength}
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "bundle"
         save_bundle(
@@ -41,4 +42,4 @@ def main(source: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:4]))

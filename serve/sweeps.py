@@ -17,7 +17,9 @@ import numpy as np
 from capricious.data.records import Face
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import encode
+from capricious.model.bundle import strength_of
 from capricious.model.learnt import Learnt
+from capricious.render.composite import AS_THE_BUNDLE_ASKS
 from capricious.render.picture import FRAME_SECONDS, SweepResult
 from capricious.render.provenance import NOTICE, known
 from capricious.render.renderer import fit
@@ -83,7 +85,10 @@ class SweepInProgress:
         renders = tuple(np.zeros(shape, np.uint8) for _ in faces)
         fitted = tuple(fit(face, resolution) for face in faces)
         guessed = guesses(learnt, self.variants)
-        self.result = SweepResult(scan, fitted, sweep, renders, source_sha256, facts.sha256, extrapolated=guessed)
+        composite = AS_THE_BUNDLE_ASKS.settled(strength_of(facts.info))
+        self.result = SweepResult(
+            scan, fitted, sweep, renders, source_sha256, facts.sha256, composite, extrapolated=guessed
+        )
 
     async def groups(self) -> AsyncIterator[list[Variant]]:
         """Renders the sweep, the source first; yields the variants of each group when all faces have them.

@@ -116,12 +116,20 @@ def test_a_missing_file_is_named(saved, file):
         ("alignment", "none"),
         ("architecture", {"generator": {"depth": 3}}),
         ("files", None),
+        ("strength", 0),
+        ("strength", "much"),
     ],
 )
 def test_a_bundle_that_this_version_cannot_read_is_refused_by_field(saved, field, value):
     edit(saved, **{field: value})
     with pytest.raises(CapriciousError, match=field):
         load_bundle(saved)
+
+
+def test_a_bundle_says_how_strongly_its_changes_are_put_back(saved):
+    assert load_bundle(saved).strength == 1.0
+    edit(saved, strength=1.25)
+    assert load_bundle(saved).strength == 1.25
 
 
 def test_weights_of_another_architecture_are_refused(saved):

@@ -20,6 +20,7 @@ from capricious.faces.label_map import EYES, HAIR, SKIN, resize_label_map
 from capricious.model.bundle import Bundle, load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
+from capricious.render.composite import CompositeConfig
 from capricious.render.exhibition import Exhibit, exhibition_page
 from capricious.render.picture import render_picture
 from capricious.render.provenance import DIGITAL_SOURCE_TYPE, MAX_SITTERS, Provenance, read_stamp, stamp
@@ -193,6 +194,19 @@ def test_the_same_request_gives_the_same_bytes(result, renderer):
     assert again.sheet() == result.sheet()
     assert again.animation(96) == result.animation(96)
     assert again.file("age-80") == result.file("age-80")
+
+
+def test_changes_are_put_back_as_strongly_as_the_bundle_asks_unless_someone_else_does(bundle, face):
+    def painted(asked, **config):
+        renderer = Renderer(replace(bundle, info={**bundle.info, "strength": asked}))
+        sweep, composite = Sweep.parse("80"), CompositeConfig(**config)
+        result = render_picture(Scan(astronaut()), [face], renderer, sweep, source_sha256="5" * 64, composite=composite)
+        return result.painting("age-80").srgb
+
+    assert np.array_equal(painted(2.0), painted(1.0, strength=2.0))
+    assert not np.array_equal(painted(2.0), painted(1.0))
+    assert np.array_equal(painted(2.0, strength=0.5), painted(1.0, strength=0.5))
+    assert np.array_equal(painted(2.0, mode="blend"), painted(1.0, mode="blend"))  # already all of the render
 
 
 def test_a_sheet_shows_faces_as_they_are_delivered(result):

@@ -38,7 +38,7 @@ def game(config):
     spread = create(config)
     autoencoder, discriminator = new_networks(config)
     players = spread.player(autoencoder, config.lr_generator), spread.player(discriminator, config.lr_discriminator)
-    return GanStep(config, *players, perceptual=None, estimator=Brightness())
+    return GanStep(config, *players, perceptual=None, estimators=[Brightness()])
 
 
 def draws(config, images_seen=0, **changes):
@@ -453,7 +453,7 @@ def test_penalty_and_adversary_learn_the_same_under_ddp():
         try:
             networks = new_networks(config)
             players = [spread.player(network, 1e-3) for network in networks]
-            GanStep(config, *players, perceptual=None, estimator=Brightness())(source().batch(0), draws(config))
+            GanStep(config, *players, perceptual=None, estimators=[Brightness()])(source().batch(0), draws(config))
             weights.append([p.detach() for network in networks for p in network.parameters()])
         finally:
             spread.processes.close()

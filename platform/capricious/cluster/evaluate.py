@@ -40,7 +40,7 @@ from capricious.evaluate.evaluation_report import report_page
 from capricious.evaluate.measure import PUT_BACK, SCHEMA, Measurer, extractor_hashes, missing_extractors
 from capricious.evaluate.measured_cache import cached
 from capricious.model.bundle import DEFAULT
-from capricious.render.composite import put_back
+from capricious.render.composite import AS_THE_BUNDLE_ASKS, put_back
 from capricious.render.renderer import Renderer, fit
 from capricious.render.sweep import Sweep, parse_ages
 
@@ -176,7 +176,8 @@ class MeasureShard(ShardWorker):
             rows.append(self.measurer.renders(name, face, _fitted(pictures, self.resolution), own))
             if self.put_back:
                 small = fit(face, renderer.resolution)
-                delivered = put_back(face.image, small, pictures[0], pictures)
+                settled = AS_THE_BUNDLE_ASKS.settled(renderer.bundle.strength)
+                delivered = put_back(face.image, small, pictures[0], pictures, settled)
                 rows.append(self.measurer.renders(f"{name}, {PUT_BACK}", face, delivered, own))
         return rows
 

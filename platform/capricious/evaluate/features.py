@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from capricious import weights
-from capricious.errors import CapriciousError
 from capricious.evaluate.extractor import BATCH, as_onnx, in_batches
 from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from capricious.model.mobilenet_v2 import MobileNetV2, conv
+from capricious.model.mobilenet_v2 import FeatureNetwork, load_feature_network
 from capricious.model.onnx_session import onnx_session
 
 INPUT = 224
-DIMENSIONS = 1280
+DIMENSIONS = FeatureNetwork.DIMENSIONS
 
 _MEAN, _STD = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
 
@@ -35,7 +32,7 @@ class Features:
 
     def __init__(self, threads: int = 1):
         self.sha256 = weights.get("mobilenetv2").sha256
-        self._session = onnx_session(as_onnx(load_network(), INPUT, ["features"]), threads)
+        self._session = onnx_session(as_onnx(load_feature_network(), INPUT, ["features"]), threads)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Returns N×1280 float32 of N×S×S×3 uint8 RGB pictures."""
@@ -46,32 +43,3 @@ class Features:
         fitted = np.stack([cv2.resize(image, (INPUT, INPUT), interpolation=way) for image in images])
         values = (fitted.astype(np.float32) / 255 - _MEAN) / _STD
         return self._session.run(None, {"image": np.ascontiguousarray(values.transpose(0, 3, 1, 2))})
-
-
-class FeatureNetwork(nn.Module):
-    """B×3×224×224, ImageNet-normalised → B×1280."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = MobileNetV2()
-        self.last = conv(MobileNetV2.CHANNELS[-1], DIMENSIONS, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.last(self.trunk(image)[-1]).mean((2, 3))
-
-
-def load_network() -> FeatureNetwork:
-    """Reads torchvision's weights, all but the classifier."""
-    path = weights.fetch("mobilenetv2")
-    network = FeatureNetwork()
-    last = f"features.{len(network.trunk.features)}."
-    state = {}
-    for name, value in torch.load(path, map_location="cpu", weights_only=True).items():
-        if not name.startswith("classifier."):
-            ours = f"last.{name.removeprefix(last)}" if name.startswith(last) else f"trunk.{name}"
-            state[ours] = value
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise CapriciousError(f"{path} is not torchvision's MobileNetV2: {error}") from None
-    return network.eval().requires_grad_(False)

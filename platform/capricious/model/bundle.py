@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,8 @@ ALIGNMENT = "ffhq"
 DEFAULT = "capricious://default"
 """Names the bundle that ships with the package, on every machine that has the package."""
 _DEFAULT_FOLDER = Path(__file__).with_name("default")
+MAX_STRENGTH = 3.0
+"""Beyond it nothing is left of a portrait."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -67,9 +70,19 @@ class Bundle:
         return Learnt.of_info(self.info)
 
     @property
+    def strength(self) -> float:
+        """How many times over its changes are put back into a portrait, unless someone asks otherwise."""
+        return strength_of(self.info)
+
+    @property
     def sha256(self) -> str:
         """Names the bundle by content: the hash of its info, which holds the hashes of the weights."""
         return hashlib.sha256(_text(self.info).encode()).hexdigest()
+
+
+def strength_of(info: Mapping[str, Any]) -> float:
+    """Returns what bundle.json says of `Bundle.strength`; 1 where it says nothing."""
+    return float(info.get("strength", 1.0))
 
 
 def save_bundle(
@@ -87,7 +100,7 @@ def save_bundle(
     Args:
         folder: where to; parents are made.
         generator, encoder: networks with the weights to release; they stay as they are.
-        info: training config, data fingerprint, metrics, licence …: anything that JSON can hold, under
+        info: training config, data fingerprint, metrics, licence, strength …: anything that JSON can hold, under
             names that the bundle does not use itself.
         training_pictures: uint64 names of the pictures that it was trained on, in any order; None: not recorded.
         learnt: which attributes and ages those pictures had; None: not recorded.
@@ -221,6 +234,9 @@ def _read_info(folder: Path) -> dict[str, Any]:
     for field, value in expected.items():
         if info.get(field) != value:
             raise CapriciousError(f"{folder / INFO}: {field} must be {value}, found: {info.get(field)!r}; train again")
+    strength = info.get("strength", 1.0)
+    if not isinstance(strength, int | float) or not 0 < strength <= MAX_STRENGTH:
+        raise CapriciousError(f"{folder / INFO}: strength must be in 0…{MAX_STRENGTH:g}, found: {strength!r}")
     for field in ("architecture", "files"):
         if not isinstance(info.get(field), dict):
             raise CapriciousError(f"{folder / INFO}: {field} must be an object, found: {info.get(field)!r}")

@@ -77,7 +77,7 @@ def load_plain_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         RuntimeError: names that are missing or unexpected, or a shape that differs.
     """
     rest = dict(state)
-    for name, module in network.named_modules():
+    for name, module in list(network.named_modules()):  # as they are before their classes change
         if parametrize.is_parametrized(module, "weight") and f"{name}.weight" in rest:
             weight = rest.pop(f"{name}.weight")
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)

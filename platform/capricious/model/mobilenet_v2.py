@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from capricious import weights
+from capricious.errors import CapriciousError
 from capricious.model.imagenet import MOBILENET_V2_STAGES, MOBILENET_V2_TAPS
 
 
@@ -59,3 +62,38 @@ class MobileNetV2(nn.Module):
             if number in MOBILENET_V2_TAPS:
                 taps.append(x)
         return taps
+
+
+class FeatureNetwork(nn.Module):
+    """All of the network but its classifier: B×3×S×S, ImageNet-normalised → B×1280."""
+
+    DIMENSIONS = 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = MobileNetV2()
+        self.last = conv(MobileNetV2.CHANNELS[-1], self.DIMENSIONS, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(self.trunk(image)[-1]).mean((2, 3))
+
+
+def load_feature_network() -> FeatureNetwork:
+    """Returns it with torchvision's weights, frozen, in eval mode.
+
+    Raises:
+        CapriciousError: they cannot be had (see `weights.fetch`) or are not those of this network.
+    """
+    path = weights.fetch("mobilenetv2")
+    network = FeatureNetwork()
+    last = f"features.{len(network.trunk.features)}."
+    state = {}
+    for name, value in torch.load(path, map_location="cpu", weights_only=True).items():
+        if not name.startswith("classifier."):
+            ours = f"last.{name.removeprefix(last)}" if name.startswith(last) else f"trunk.{name}"
+            state[ours] = value
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CapriciousError(f"{path} is not torchvision's MobileNetV2: {error}") from None
+    return network.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from capricious.data.records import Face
 from capricious.errors import ConfigError
 from capricious.faces.align import bounds_of, unalign
 from capricious.faces.label_map import BACKGROUND, resize_label_map
+from capricious.model.bundle import MAX_STRENGTH
 from capricious.render.scan import Scan
 
 MODES = ("difference", "blend")
@@ -49,15 +50,30 @@ class CompositeConfig:
 
     mode: Literal["difference", "blend"] = "difference"
     """difference keeps brushwork and canvas; blend puts the render itself there."""
-    strength: float = 1.0
-    """0 (the picture) … 1 (the render); beyond 1 exaggerates."""
+    strength: float | None = None
+    """0 (the picture) … 1 (the render); beyond 1 exaggerates. None: a difference of what the bundle asks for, a blend
+    of 1."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 3:
-            raise ConfigError(f"composite.strength must be in 0…3, found: {self.strength}")
+        if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
+            raise ConfigError(f"composite.strength must be in 0…{MAX_STRENGTH:g}, found: {self.strength}")
+
+    def settled(self, strength: float) -> Compositing:
+        """Returns what is meant where the bundle that renders asks for `strength` (`Bundle.strength`)."""
+        if self.strength is not None:
+            return Compositing(self.mode, self.strength)
+        return Compositing(self.mode, strength if self.mode == "difference" else 1.0)
 
 
-DIFFERENCE = CompositeConfig()
+class Compositing(NamedTuple):
+    """A CompositeConfig that leaves nothing open."""
+
+    mode: Literal["difference", "blend"]
+    strength: float
+
+
+AS_THE_BUNDLE_ASKS = CompositeConfig()
+DIFFERENCE = Compositing("difference", 1.0)
 
 
 def paste_back(
@@ -136,7 +152,7 @@ def put_back(
     face: Face,
     source: np.ndarray,
     targets: Iterable[np.ndarray],
-    composite: CompositeConfig = DIFFERENCE,
+    composite: Compositing = DIFFERENCE,
 ) -> np.ndarray:
     """Returns an aligned crop as paste_into() would change the picture that it was cut from, V×S×S×3 uint8.
 
@@ -150,7 +166,7 @@ def put_back(
     side = crop.shape[0]
     whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
     face = replace(face, quad=whole)
-    mode, strength = composite.mode, composite.strength
+    mode, strength = composite
     return np.stack([paste_back(crop, face, source, target, mode=mode, strength=strength) for target in targets])
 
 

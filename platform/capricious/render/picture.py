@@ -17,7 +17,14 @@ from PIL import Image
 from capricious.data.records import Face
 from capricious.faces.align import align
 from capricious.faces.image import encode
-from capricious.render.composite import DIFFERENCE, CompositeConfig, paste_into, put_back
+from capricious.render.composite import (
+    AS_THE_BUNDLE_ASKS,
+    DIFFERENCE,
+    CompositeConfig,
+    Compositing,
+    paste_into,
+    put_back,
+)
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
@@ -73,7 +80,7 @@ class SweepResult:
     renders: tuple[np.ndarray, ...]
     source_sha256: str
     bundle_sha256: str
-    composite: CompositeConfig = DIFFERENCE
+    composite: Compositing = DIFFERENCE
     source_uri: str = ""
     extrapolated: frozenset[str] = frozenset()
     _kept: dict[str, Scan] = field(default_factory=dict, init=False)
@@ -152,11 +159,10 @@ class SweepResult:
         rows, labels = [], []
         ages: Sequence[float | None] = self.sweep.ages or (None,)
         for number, face in enumerate(self.faces):
+            crop, source = align(self.picture, face.quad, CELL), self.render(number, SOURCE)
             for look in self.sweep.looks():
-                variants = [self.sweep.at(age, look) for age in ages]
-                crop = align(self.picture, face.quad, CELL)
-                renders = [self.render(number, variant.name) for variant in variants]
-                rows.append([crop, *put_back(crop, face, self.render(number, SOURCE), renders, self.composite)])
+                renders = [self.render(number, self.sweep.at(age, look).name) for age in ages]
+                rows.append([crop, *put_back(crop, face, source, renders, self.composite)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))
@@ -222,7 +228,7 @@ def render_picture(
     sweep: Sweep,
     *,
     source_sha256: str,
-    composite: CompositeConfig = DIFFERENCE,
+    composite: CompositeConfig = AS_THE_BUNDLE_ASKS,
     source_uri: str = "",
     style: Face | None = None,
 ) -> SweepResult:
@@ -236,7 +242,7 @@ def render_pictures(
     renderer: Renderer,
     sweep: Sweep,
     *,
-    composite: CompositeConfig = DIFFERENCE,
+    composite: CompositeConfig = AS_THE_BUNDLE_ASKS,
     style: Face | None = None,
 ) -> list[SweepResult]:
     """Renders a sweep of every face of some pictures, faces of different pictures in one forward pass.
@@ -249,6 +255,7 @@ def render_pictures(
         style: the second portrait of variants that ask for its style.
     """
     variants, learnt = sweep.variants(), renderer.bundle.learnt
+    settled = composite.settled(renderer.bundle.strength)
     extrapolated = guesses(learnt, variants)
     fitted = [tuple(fit(face, renderer.resolution) for face in sitting.faces) for sitting in sittings]
     faces = [face for each in fitted for face in each]
@@ -263,7 +270,7 @@ def render_pictures(
             tuple(islice(renders, len(own))),
             sitting.source_sha256,
             renderer.bundle.sha256,
-            composite,
+            settled,
             sitting.source_uri,
             extrapolated,
         )

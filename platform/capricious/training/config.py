@@ -60,6 +60,9 @@ class SwapConfig:
     estimator_views: bool = False
     """Show the estimator a moved, blurred, re-exposed view of each swapped picture, so that it cannot be pleased by
     texture (training/estimator_view.py)."""
+    estimator: str | None = None
+    """A hardened estimator (training/estimator.py) that judges beside face-api's: each counts for a half. Two are
+    harder to please with a tint or a pattern than either."""
     put_back: bool = False
     """Judge each swapped picture as it will be delivered: its change against the reconstruction, added to the portrait
     (training/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""

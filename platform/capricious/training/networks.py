@@ -19,6 +19,7 @@ from capricious.model.discriminator import Discriminator
 from capricious.model.encoder import StyleEncoder
 from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.generator import Generator
+from capricious.model.hardened_estimator import load_hardened_estimator
 from capricious.model.layers import load_plain_state
 from capricious.model.patches import AUTO_SHARE
 from capricious.model.perceptual import PerceptualLoss
@@ -107,18 +108,20 @@ def _estimates(config: TrainingConfig) -> bool:
     return bool(config.swap.probability and (config.loss.age or config.loss.gender))
 
 
-def new_judges(config: TrainingConfig, device: torch.device) -> tuple[PerceptualLoss | None, AgeGenderEstimator | None]:
-    """Makes the frozen networks that the losses need: perceptual network and age estimator, each None if unused.
+def new_judges(config: TrainingConfig, device: torch.device) -> tuple[PerceptualLoss | None, tuple[nn.Module, ...]]:
+    """Makes the frozen networks that the losses need: the perceptual one, and the estimators of age and gender.
 
     Raises:
         CapriciousError: their weights cannot be had (see `weights.fetch`).
     """
     perceptual = PerceptualLoss(config.perceptual_network).to(device) if _perceives(config) else None
-    estimator = AgeGenderEstimator().to(device) if _estimates(config) else None
+    estimators: list[nn.Module] = [AgeGenderEstimator().to(device)] if _estimates(config) else []
+    if estimators and config.swap.estimator is not None:
+        estimators.append(load_hardened_estimator(config.swap.estimator).to(device))
     if config.channels_last:
-        for judge in filter(None, (perceptual, estimator)):
+        for judge in filter(None, (perceptual, *estimators)):
             judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return perceptual, estimator
+    return perceptual, tuple(estimators)
 
 
 def _distinct_share(config: TrainingConfig) -> float:

@@ -130,7 +130,7 @@ class Outputs:
             for name, module in networks.items():
                 checkpoint.save_module(module, folder / f".{name}", torch.bfloat16)
                 (folder / f".{name}").rename(folder / f"{name}.safetensors")
-            (folder / TRAINING_PICTURES).write_bytes(pictures_file(self._training_pictures))
+            storage.write_atomic(str(folder / TRAINING_PICTURES), pictures_file(self._training_pictures))
         name = f"{checkpoint.folder_name(self._state.images_seen)}.png"
         write_grid(self._folder.path / "snapshots" / name, network, self._shown)
         self._folder.publish()

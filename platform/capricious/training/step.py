@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class GanStep:
     Args:
         autoencoder, discriminator: the two players, as prepared by a strategy.
         perceptual: frozen; see `model.perceptual`. None where nothing needs it.
-        estimator: frozen; image → (age in years, p_male). None where the swap is off.
+        estimators: frozen; image → (age in years, p_male). Empty where the swap is off.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class GanStep:
         autoencoder: Player,
         discriminator: Player,
         perceptual: PerceptualLoss | None,
-        estimator: nn.Module | None,
+        estimators: Sequence[nn.Module],
     ):
         self.config = config
         self.autoencoder, self.discriminator = autoencoder, discriminator
-        self.perceptual, self.estimator = perceptual, estimator
+        self.perceptual, self.estimators = perceptual, estimators
         self._weights = {
             **vars(config.loss),
             "pixel": config.pixel,
@@ -209,15 +209,20 @@ class GanStep:
             "identity": identity_loss(swapped, sitters, self.config.swap.identity_years),
             "latent": losses.latent_consistency(renders.swapped_mean.float(), renders.latent),
         }
-        if self.estimator is not None:
-            seen = estimator_view(swapped, draws.view) if self.config.swap.estimator_views else swapped
-            age, p_male = self.estimator(seen)
-            terms["age"] = losses.attribute_age_loss(age, draws.age)
-            known = sitters.requested[:, GENDER_KNOWN] > 0.5
-            # A sitter of unknown gender is given the estimator's own answer as target: no gradient.
-            target = torch.where(known, sitters.requested[:, GENDER], p_male.detach())
-            terms["gender"] = losses.attribute_gender_loss(p_male, target)
+        if self.estimators:
+            terms |= self._age_and_gender_terms(swapped, sitters.requested, draws)
         return terms
+
+    def _age_and_gender_terms(self, swapped: Tensor, requested: Tensor, draws: Draws) -> dict[str, Tensor]:
+        seen = estimator_view(swapped, draws.view) if self.config.swap.estimator_views else swapped
+        ages, genders = [], []
+        for estimator in self.estimators:
+            age, p_male = estimator(seen)
+            ages.append(losses.attribute_age_loss(age, draws.age))
+            # A sitter of unknown gender is given the estimator's own answer as target: no gradient.
+            target = torch.where(requested[:, GENDER_KNOWN] > 0.5, requested[:, GENDER], p_male.detach())
+            genders.append(losses.attribute_gender_loss(p_male, target))
+        return {"age": torch.stack(ages).mean(), "gender": torch.stack(genders).mean()}
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
