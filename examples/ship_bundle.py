@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
@@ -21,9 +22,18 @@ COPIED = ("training", "data", "scores")
 LICENCE = "Apache-2.0; research use only, as are the photographs that it learnt from (see MODEL_CARD.md)"
 
 
+def without_folders(value: Any) -> Any:
+    """Returns a JSON value with absolute paths cut to their last two parts: whose machine it was concerns nobody."""
+    if isinstance(value, dict):
+        return {name: without_folders(each) for name, each in value.items()}
+    if isinstance(value, str) and value.startswith("/"):
+        return "/".join(value.split("/")[-2:])
+    return value
+
+
 def main(source: str, target: Path, strength: float = 1.0) -> None:
     bundle = load_bundle(source)
-    info = {name: bundle.info[name] for name in COPIED} | {"licence": LICENCE, "strength": strength}
+    info = {name: without_folders(bundle.info[name]) for name in COPIED} | {"licence": LICENCE, "strength": strength}
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "bundle"
         save_bundle(

@@ -70,7 +70,7 @@ class EvaluateConfig:
     resolution: int = 0
     """Side in pixels at which pictures are compared; 0 for that of the largest bundle."""
     put_back: bool = True
-    """Measure the renders as they are delivered, too: put back into their portraits. Takes nearly as long again."""
+    """Measure the renders as they are delivered, too: put back into their portraits. Doubles the number of pictures."""
     allow_training_images: bool = False
     """Score bundles on pictures that they were trained on, and say so in red."""
     shard_size: int = 64

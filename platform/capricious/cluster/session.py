@@ -43,7 +43,7 @@ def session(address: str | None = None) -> Iterator[None]:
         # It would explain how to switch off the token that guards this Ray from the machine's other users.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     else:
-        # It would warn of the bundle that ships, 17 MB, which goes to a cluster once, not with every job.
+        # It would warn of the bundle that ships, which is large, and has to travel with the code.
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
     try:
         ray.init(

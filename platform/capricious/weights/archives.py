@@ -116,10 +116,9 @@ def download_https(url: str, folder: Path) -> Path:
 
 
 def _run(command: list[str], **environment: str) -> None:
-    """Runs a package client: its progress goes to our stderr, its own errors into ours."""
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=2, stderr=subprocess.PIPE
-    )
+    """Runs a package client. What it says of success is dropped, of failure it goes into our error."""
+    quiet = subprocess.DEVNULL
+    done = subprocess.run(command, env={**os.environ, **environment}, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise CapriciousError(f"`{' '.join(command)}` failed: " + "; ".join(lines[-3:]))
