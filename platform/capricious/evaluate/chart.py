@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH, HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 44
@@ -21,13 +22,13 @@ class Series:
         name: in the legend.
         points: (x, y, low, high), ascending in x; low and high may be None.
         colour: 0…5, of the page's series colours.
-        dashed: for what is a baseline.
+        style: "solid", "heavy" for what counts most, "dashed" for what is a baseline.
     """
 
     name: str
     points: Sequence[tuple[float, float, float | None, float | None]]
     colour: int
-    dashed: bool = False
+    style: Literal["solid", "heavy", "dashed"] = "solid"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ def line_chart(caption: str, x: Axis, y: Axis, series: Sequence[Series], *, idea
         drawn.append(f'<line class="ideal" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
     drawn += [_line(one, at) for one in series if one.points]
     legend = "".join(
-        f'<span class="series-{one.colour}"><i{" class=dashed" if one.dashed else ""}></i>{escape(one.name)}</span>'
-        for one in series
+        f'<span class="series-{one.colour}"><i class="{one.style}"></i>{escape(one.name)}</span>' for one in series
     )
     alt = escape(f"{caption}. {y.label} over {x.label}. {note}", quote=True)
     return (
@@ -94,9 +94,8 @@ def _line(series: Series, at: Place) -> str:
     if len(known) > 1:
         edge = [at(px, high) for px, _, high in known] + [at(px, low) for px, low, _ in reversed(known)]
         parts.append(f'<polygon class="band" points="{_points(edge)}"/>')
-    style = "line dashed" if series.dashed else "line"
-    parts.append(f'<polyline class="{style}" points="{_points(middle)}"/>')
-    if not series.dashed:
+    parts.append(f'<polyline class="line {series.style}" points="{_points(middle)}"/>')
+    if series.style != "dashed":
         parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.6"/>' for px, py in middle]
     return f'<g class="series-{series.colour}">{"".join(parts)}</g>'
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from capricious.evaluate import evaluation_pictures, page
 from capricious.evaluate.chart import Axis, Series, line_chart
 from capricious.evaluate.evaluation import RECONSTRUCTION, rendered_subjects
+from capricious.evaluate.measure import PUT_BACK
 from capricious.evaluate.page import Cell, number
 from capricious.evaluate.scores import FIGURES
 from capricious.evaluate.subjects import IDENTITY
@@ -185,13 +186,24 @@ def _compare(report: Mapping[str, Any]) -> str:
     ) + page.table("Second minus first", ["", first, second, "difference", "p", second], rows)
 
 
-def _colours(report: Mapping[str, Any]) -> Iterator[tuple[str, int, bool]]:
-    """Yields each subject with its colour and whether its line is dashed; bundles and their baselines share one."""
-    rendered = rendered_subjects(report["subjects"], report["bundles"])
+_COLOURS = (1, 2, 4, 5)
+"""Series colours of the bundles; the third is that of real portraits."""
+_REAL = 3
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, int, Literal["solid", "heavy", "dashed"]]]:
+    """Yields each subject with the colour and style of its line: a colour for each bundle, heavy what is delivered."""
+    bundles = list(report["bundles"])
     for name in report["subjects"]:
-        owner = name.removesuffix(f", {RECONSTRUCTION}")
-        colour = 1 + rendered.index(owner) % 5 if owner in rendered else 0
-        yield name, colour, owner != name or colour == 0
+        owner, _, what = name.rpartition(", ")
+        if name in bundles:
+            owner, what = name, ""
+        colour = _COLOURS[bundles.index(owner) % len(_COLOURS)] if owner in bundles else 0
+        yield (
+            name,
+            colour,
+            "dashed" if not colour or what == RECONSTRUCTION else "heavy" if what == PUT_BACK else "solid",
+        )
 
 
 def _age(report: Mapping[str, Any]) -> str:
@@ -204,13 +216,13 @@ def _age(report: Mapping[str, Any]) -> str:
                 if found["value"] is not None
             ],
             colour,
-            dashed,
+            style,
         )
-        for name, colour, dashed in _colours(report)
+        for name, colour, style in _lines(report)
     ]
     real = [(found["age"], found["value"], found["low"], found["high"]) for found in report["real_curve"]]
     if real:
-        series.append(Series("real portraits of that age", real, 3))
+        series.append(Series("real portraits of that age", real, _REAL))
     ticks = [(float(age), str(age)) for age in range(0, 101, 20)]
     low, high = min(0.0, *report["ages"]), max(90.0, *report["ages"])
     shown = [tick for tick in ticks if low <= tick[0] <= high]
@@ -244,14 +256,14 @@ _JUDGED = ("mae", "bias", "slope")
 def _identity(report: Mapping[str, Any]) -> str:
     bins = list(next(iter(report["subjects"].values()))["identity_curve"])
     series = []
-    for name, colour, dashed in _colours(report):
+    for name, colour, style in _lines(report):
         curve = report["subjects"][name]["identity_curve"]
         points = [
             (i + 0.5, curve[b]["cosine"]["value"], curve[b]["cosine"]["low"], curve[b]["cosine"]["high"])
             for i, b in enumerate(bins)
             if curve[b]["cosine"]["value"] is not None
         ]
-        series.append(Series(name, points, colour, dashed))
+        series.append(Series(name, points, colour, style))
     threshold = report["threshold"]
     chart = line_chart(
         "Identity over change of age",
