@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_tools import SIZE, write_dataset
 
 from capricious.errors import CapriciousError
@@ -76,8 +77,6 @@ def test_the_command_learns_says_its_held_out_error_and_writes_what_the_trainer_
 
 
 def test_another_networks_weights_are_refused_by_name(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CapriciousError, match="other.safetensors is not a hardened estimator"):
         load_hardened_estimator(tmp_path / "other.safetensors")

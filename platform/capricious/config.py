@@ -11,13 +11,13 @@ import argparse
 import dataclasses
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import tyro
 
-from capricious.errors import ConfigError
+from capricious.errors import CapriciousError, ConfigError
 
 Config = TypeVar("Config")
 
@@ -57,6 +57,25 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, *, descr
     except ValueError as error:  # raised by a configuration's own __post_init__
         raise ConfigError(str(error)) from error
     return Parsed(config, known.dry_run)
+
+
+def command(
+    config_type: type[Config], run: Callable[[Config], object], argv: Sequence[str] | None = None, *, description: str
+) -> int:
+    """Runs a program that needs no Ray and returns its exit code.
+
+    `--dry-run` prints the resolved configuration; an error that is meant for people ends as one line on stderr and 1.
+    """
+    try:
+        parsed = parse(config_type, argv, description=description)
+        if parsed.dry_run:
+            print(resolved(parsed.config), end="")
+        else:
+            run(parsed.config)
+    except CapriciousError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def from_mapping(config_type: type[Config], values: Mapping[str, Any], where: str) -> Config:

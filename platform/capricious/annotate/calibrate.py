@@ -21,7 +21,7 @@ from capricious.annotate.age_calibration import AgeCalibration, decade_of, weigh
 from capricious.annotate.attributes import AGES, AgeAndGender
 from capricious.annotate.expression import Expression
 from capricious.annotate.finder import FaceFinder
-from capricious.config import parse, resolved
+from capricious.config import command
 from capricious.data.collections import Source, read_collection
 from capricious.data.records import split_of
 from capricious.errors import CapriciousError, Rejection
@@ -184,20 +184,16 @@ def calibrate(arguments: Arguments) -> AgeCalibration:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
-    try:
-        parsed = parse(Arguments, argv, description=__doc__ or "")
-        if parsed.dry_run:
-            print(resolved(parsed.config), end="")
-            return 0
-        calibration = calibrate(parsed.config)
-        calibration.save(Path(parsed.config.out))
-    except CapriciousError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command(Arguments, run, argv, description=__doc__ or "")
+
+
+def run(arguments: Arguments) -> None:
+    """Calibrates, writes the calibration and prints its errors."""
+    calibration = calibrate(arguments)
+    calibration.save(Path(arguments.out))
     for name, errors in calibration.provenance["measured_in_years"].items():
         print(f"{name}: {errors}")
-    print(f"wrote {parsed.config.out}")
-    return 0
+    print(f"wrote {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -130,8 +130,12 @@ class AgeGenderEstimator(nn.Module):
 
 def face_box(image: Tensor) -> Tensor:
     """Cuts the box of the face, as a detector would draw it, out of B×3×S×S aligned crops."""
+    return square(image, FACE_CENTRE, FACE_SIDE)
+
+
+def square(image: Tensor, centre: tuple[float, float], share: float) -> Tensor:
+    """Cuts a square around `centre` (x, y) out of B×3×S×S pictures; all in shares of their side."""
     size = image.shape[-1]
-    side = round(FACE_SIDE * size)
-    left = round(FACE_CENTRE[0] * size - side / 2)
-    top = round(FACE_CENTRE[1] * size - side / 2)
+    side = round(share * size)
+    left, top = (round(place * size - side / 2) for place in centre)
     return image[:, :, top : top + side, left : left + side]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from capricious.errors import CapriciousError
+from capricious.model.estimator import square
 from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from capricious.model.mobilenet_v2 import FeatureNetwork
 
@@ -44,7 +45,8 @@ class HardenedEstimator(nn.Module):
         Args:
             image: B×3×S×S RGB in −1…1, aligned crops as `faces.align` makes them.
         """
-        x = (self._seen(image) + 1.0) / 2.0
+        seen = interpolate(square(image, CENTRE, SIDE), (INPUT, INPUT), mode="bilinear")
+        x = (seen + 1.0) / 2.0
         features = self.features((x - self.means) / self.deviations)
         return self.age(features).float(), self.gender(features).float().squeeze(1)
 
@@ -52,13 +54,6 @@ class HardenedEstimator(nn.Module):
         """Returns (age in years, probability of male), each of shape B, of what `logits` takes."""
         ages, male = self.logits(image)
         return expected_age(ages), male.sigmoid()
-
-    @staticmethod
-    def _seen(image: Tensor) -> Tensor:
-        size = image.shape[-1]
-        side = round(SIDE * size)
-        left, top = (round(place * size - side / 2) for place in CENTRE)
-        return interpolate(image[:, :, top : top + side, left : left + side], (INPUT, INPUT), mode="bilinear")
 
 
 def expected_age(logits: Tensor) -> Tensor:

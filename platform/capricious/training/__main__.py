@@ -10,8 +10,7 @@ import logging
 import sys
 from dataclasses import dataclass, field
 
-from capricious.config import parse, resolved
-from capricious.errors import CapriciousError
+from capricious.config import command
 from capricious.training.config import TrainingConfig
 from capricious.training.loop import train
 
@@ -31,16 +30,12 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        parsed = parse(Arguments, argv, description=__doc__ or "")
-        if parsed.dry_run:
-            print(resolved(parsed.config), end="")
-            return 0
-        train(parsed.config.training, data=parsed.config.data, out=parsed.config.out)
-    except CapriciousError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command(Arguments, run, argv, description=__doc__ or "")
+
+
+def run(arguments: Arguments) -> None:
+    """Trains."""
+    train(arguments.training, data=arguments.data, out=arguments.out)
 
 
 if __name__ == "__main__":

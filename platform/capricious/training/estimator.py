@@ -1,7 +1,7 @@
 """python -m capricious.training.estimator --data PREPARED … --out FILE
 
 Teaches the hardened estimator (model/hardened_estimator.py) the labels of prepared portraits: a judge of age and
-gender for training.swap.estimator. Minutes on a GPU, an hour on two CPU cores.
+gender for training.swap.estimator. About a minute on an H200; two CPU cores do 25 pictures a second.
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from capricious.config import parse, resolved
-from capricious.errors import CapriciousError
+from capricious.config import command
 from capricious.model.hardened_estimator import AGES, HardenedEstimator, expected_age
 from capricious.model.mobilenet_v2 import load_feature_network
-from capricious.training import augment, checkpoint
+from capricious.training import augment, checkpoint, estimator_view, painterly
 from capricious.training.augment import AGE, AGE_KNOWN, GENDER, GENDER_KNOWN
 from capricious.training.batches import Batch, BatchSource
 from capricious.training.datasets import JoinedDatasets
-from capricious.training.estimator_view import estimator_view
-from capricious.training.painterly import painterly
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +158,9 @@ def _changed(batch: Batch, random: torch.Generator) -> Tensor:
         return torch.rand(count, *shape, generator=random, device=device)
 
     image = augment.mirror(image, uniform() < 0.5)
-    image = painterly(image, uniform(16), PAINTERLY)
-    image = estimator_view(estimator_view(image, uniform(7)), uniform(7))
+    image = painterly.painterly(image, uniform(painterly.NUMBERS), PAINTERLY)
+    for _ in range(2):  # further than the trainer moves its pictures
+        image = estimator_view.estimator_view(image, uniform(estimator_view.NUMBERS))
     # Each channel its own brightness and gain: casts, varnish, tinted skin.
     cast = 1.0 + 0.3 * (2.0 * uniform(3, 1, 1) - 1.0)
     image = image * cast + 0.25 * (2.0 * uniform(3, 1, 1) - 1.0)
@@ -181,20 +179,16 @@ def _erased(image: Tensor, centre: Tensor, gate: Tensor) -> Tensor:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        parsed = parse(Arguments, argv, description=__doc__ or "")
-        if parsed.dry_run:
-            print(resolved(parsed.config), end="")
-            return 0
-        network = train_estimator(parsed.config)
-        errors = held_out_errors(network, _source(parsed.config, "test", balance=False))
-        log.info("held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in errors.items()))
-        Path(parsed.config.out).parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_module(network, Path(parsed.config.out), torch.bfloat16)
-    except CapriciousError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command(Arguments, run, argv, description=__doc__ or "")
+
+
+def run(arguments: Arguments) -> None:
+    """Trains, measures and writes the estimator."""
+    network = train_estimator(arguments)
+    errors = held_out_errors(network, _source(arguments, "test", balance=False))
+    log.info("held out: %s", ", ".join(f"{name} {value:.3f}" for name, value in errors.items()))
+    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_module(network, Path(arguments.out), torch.bfloat16)
 
 
 if __name__ == "__main__":
