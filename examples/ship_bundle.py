@@ -41,6 +41,7 @@ def main(source: str, target: Path, strength: float = 1.0) -> None:
             bundle.generator,
             bundle.encoder,
             info,
+            refinement=bundle.refinement,
             training_pictures=bundle.training_pictures,
             learnt=bundle.learnt,
             dtype="bfloat16",

@@ -13,6 +13,7 @@ from capricious.model.bundle import Bundle, load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator
 from capricious.model.layers import plain_state
+from capricious.model.refinement import Refinement, RefinementConfig
 
 CONFIG = tiny()
 
@@ -66,6 +67,21 @@ def test_saving_a_loaded_bundle_again_gives_the_same_weights(saved, tmp_path):
     first = load_bundle(saved)
     save_bundle(tmp_path / "again", first.generator, first.encoder)
     assert load_bundle(tmp_path / "again").info["files"] == first.info["files"]
+
+
+def test_a_refinement_network_comes_back_and_cannot_be_lost(saved, tmp_path):
+    first = load_bundle(saved)
+    torch.manual_seed(1)
+    refinement = Refinement(RefinementConfig(64, 4))
+    save_bundle(tmp_path / "refined", first.generator, first.encoder, refinement=refinement)
+    again = load_bundle(tmp_path / "refined")
+    assert again.refinement is not None and not again.refinement.training
+    for name, value in refinement.state_dict().items():
+        assert torch.equal(again.refinement.state_dict()[name], value)
+    assert first.refinement is None
+    (tmp_path / "refined" / "refinement.safetensors").unlink()
+    with pytest.raises(CapriciousError, match=r"refinement\.safetensors is missing"):
+        load_bundle(tmp_path / "refined")
 
 
 def test_bfloat16_halves_the_file_and_stays_close(saved, tmp_path):

@@ -13,8 +13,8 @@ from capricious.data.records import Face
 from capricious.faces.align import align, to_crop, unalign
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import HAIR, SKIN
+from capricious.model.put_back import put_back as put_back_in_training
 from capricious.render.composite import MODES, paste_back, put_back, sitter_mask
-from capricious.training.put_back import put_back as put_back_in_training
 
 R = 64
 PHOTO = np.ascontiguousarray(skimage.data.astronaut())
@@ -111,7 +111,7 @@ def test_training_judges_what_is_delivered() -> None:
     source, target = np.random.default_rng(0).integers(60, 120, (2, R, R, 3), np.uint8)
     delivered = put_back(flat.image, flat, source, target[None])[0]
     images = [torch.from_numpy(x / np.float32(127.5) - 1).permute(2, 0, 1)[None] for x in (flat.image, source, target)]
-    trained = put_back_in_training(images[0], torch.from_numpy(flat.label_map)[None], *images[1:])
+    trained = put_back_in_training(images[0], torch.from_numpy(flat.label_map)[None], images[2] - images[1])
     levels = (trained[0].permute(1, 2, 0) * 127.5 + 127.5).numpy()
     whole = sitter_mask(flat.label_map, R) > 0.999
     assert whole.sum() > 300 and np.abs(levels - delivered)[whole].max() <= 1.0

@@ -41,7 +41,9 @@ def test_it_says_what_it_is(bundle):
 def test_older_when_asked_by_a_judge_that_training_never_saw(bundle, annotator):
     """On a photograph that it never saw: 80 looks older than 20, by decades, and the eight ages rise together."""
     (face,) = annotator.annotate(astronaut())
-    renders = Renderer(bundle).render(face, Sweep.parse("10:80:10").variants()[1:])
+    source, *renders = Renderer(bundle).render(face, Sweep.parse("10:80:10").variants())
+    assert np.array_equal(source, face.image)  # whoever is asked to stay as she is comes back as she was
+    renders = np.stack(renders)
     estimated = Faceres()(renders).age
     assert len(estimated) == 8 and estimated[-1] - estimated[1] > 20, estimated
     assert np.corrcoef(np.arange(10, 90, 10), estimated)[0, 1] > 0.8

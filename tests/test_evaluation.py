@@ -199,11 +199,9 @@ class _Obedient:
     def parameters(self):
         return iter([self.weight])
 
-    def modulations(self, label_map):
-        return []
 
-    def synthesize(self, modulations, latent, vectors):
-        return (2 * vectors[:, 0] - 1).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
+def obedient_render(image, label_map, own, requested):
+    return (2 * requested[:, 0] - 1).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
 
 
 def test_checkpoints_are_scored_by_obedience_and_identity(monkeypatch):
@@ -211,7 +209,7 @@ def test_checkpoints_are_scored_by_obedience_and_identity(monkeypatch):
 
     monkeypatch.setattr(checkpoint_scorer, "Faceres", lambda threads: _Judge())
     scorer = CheckpointScorer(Listed(made_up_portraits(40)), 64)
-    networks = SimpleNamespace(generator=_Obedient(), encoder=lambda image: (torch.zeros(1, 8), None))
+    networks = SimpleNamespace(generator=_Obedient(), render=obedient_render)
     found = scorer(networks)
     assert found["age/slope"] == pytest.approx(1.0, abs=0.01) and found["age/mae"] < 0.5
     assert found["evaluate/score"] == pytest.approx(1.0, abs=0.01)

@@ -1,5 +1,6 @@
 """Rendering a sweep and putting it back. The weights are random: wiring only, nobody is shown older here."""
 
+import copy
 import io
 import re
 from dataclasses import replace
@@ -20,6 +21,7 @@ from capricious.faces.label_map import EYES, HAIR, SKIN, resize_label_map
 from capricious.model.bundle import Bundle, load_bundle, save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
+from capricious.model.refinement import Refinement, RefinementConfig
 from capricious.render.composite import CompositeConfig
 from capricious.render.exhibition import Exhibit, exhibition_page
 from capricious.render.picture import render_picture
@@ -113,6 +115,53 @@ def test_the_widest_layers_too_are_independent_of_the_company(face):
     together = renderer.render(face, variants)
     assert np.array_equal(renderer.render(face, variants[::-1])[::-1], together)
     assert np.array_equal(renderer.render(face, variants[4:5]), together[4:5])
+
+
+@pytest.fixture(scope="module")
+def refined(bundle, tmp_path_factory) -> Bundle:
+    """The same with a refinement network, and with tones that do not all end at black and white."""
+    torch.manual_seed(2)
+    generator = copy.deepcopy(bundle.generator)
+    generator.picture.weight.mul_(0.05)
+    refinement = Refinement(RefinementConfig(R, 4))
+    torch.nn.init.normal_(refinement.change.weight, std=0.05)
+    folder = tmp_path_factory.mktemp("bundle") / "refined"
+    save_bundle(folder, generator, bundle.encoder, refinement=refinement)
+    return load_bundle(folder)
+
+
+def test_a_refined_sweep_equals_the_plain_way_and_leaves_an_unchanged_sitter_alone(refined, face):
+    other = replace(face, attributes=Attributes(age=23.0, gender=1.0))
+    variants = Sweep().variants()
+    rendered = Renderer(refined).render_all([face, other], variants)
+    for who, pictures in zip((face, other), rendered, strict=True):
+        image = torch.from_numpy(who.image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+        labels = torch.from_numpy(who.label_map.astype(np.int64))[None]
+        own = torch.from_numpy(who.attributes.vector())[None]
+        for variant, got in zip(variants, pictures, strict=True):
+            wanted = torch.from_numpy(variant.of(who.attributes).vector())[None]
+            with torch.no_grad():
+                code = refined.encoder(image)[0]
+                renders = [refined.generator(labels, code, vector) for vector in (own, wanted)]
+                plain = refined.refinement(image, labels, *renders, own, wanted)[0].numpy()
+            assert np.abs(got - (plain.transpose(1, 2, 0) + 1) * 127.5).max() <= 0.51
+        assert np.array_equal(pictures[0], who.image) and variants[0].name == SOURCE
+        assert len({picture.tobytes() for picture in pictures}) == 9
+
+
+def test_refined_bytes_depend_on_nobody_else_either(refined, face):
+    variants, renderer = Sweep().variants(), Renderer(refined)
+    together = renderer.render_all([face, face], variants)
+    assert np.array_equal(together[0], together[1])
+    assert np.array_equal(renderer.render(face, variants[::-1])[::-1], together[0])
+    assert np.array_equal(renderer.render(face, variants[4:5]), together[0, 4:5])
+
+
+def test_a_refinement_network_can_be_left_out(refined, face):
+    variants = Sweep().variants()
+    alone = Renderer(refined, refined=False).render(face, variants)
+    assert np.array_equal(alone, Renderer(replace(refined, refinement=None)).render(face, variants))
+    assert not np.array_equal(alone, Renderer(refined).render(face, variants))
 
 
 def test_an_unknown_age_is_a_state_of_its_own(renderer, face):

@@ -79,6 +79,22 @@ def test_a_run_leaves_what_it_promises_and_reports_each_checkpoint(data, tmp_pat
 
 
 @pytest.mark.parametrize("begin", ["weights", "bundle"])
+def test_a_refinement_network_is_trained_kept_and_taken_up_again(begin, data, tmp_path):
+    network = replace(tiny_config().network, refinement_width=4)
+    swap = SwapConfig(probability=1.0, put_back=True)
+    config = tiny_config(kimg=0.008, network=network, swap=swap, lr_generator=1e-3)
+    train(config, data=data, out=str(tmp_path))
+    before = load_bundle(tmp_path / "bundle").refinement
+    assert before is not None and before.change.weight.abs().max() > 0  # its last layer began at 0
+    still = replace(config, warm_start=str(tmp_path / begin), lr_generator=1e-9, kimg=0.004)
+    train(still, data=data, out=str(tmp_path / "warm"))
+    after = load_bundle(tmp_path / "warm" / "bundle").refinement
+    assert after is not None
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], value, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("begin", ["weights", "bundle"])
 def test_a_run_begins_from_weights_or_a_bundle_of_another_and_remembers_their_pictures(begin, data, tmp_path):
     config = tiny_config(kimg=0.008)
     train(config, data=data, out=str(tmp_path))

@@ -20,12 +20,15 @@ from capricious.training import augment
 from capricious.training.augment import AGE
 from capricious.training.balance import balanced_weights
 from capricious.training.batches import BatchSource, Order
-from capricious.training.config import PairAugmentConfig, R1Config, SwapConfig, TrainingConfig
+from capricious.training.config import NetworkConfig, PairAugmentConfig, R1Config, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
 from capricious.training.networks import new_networks
 from capricious.training.pace import Pace
-from capricious.training.step import GanStep, Sitters, frozen, identity_loss
+from capricious.training.sitters import Sitters, identity_loss
+from capricious.training.step import GanStep, frozen
 from capricious.training.strategy import create
+
+AGE_ALONE = replace(NO_WEIGHTS, gan=0.1, age=20.0)
 
 
 def source(**changes):
@@ -385,7 +388,7 @@ def test_one_batch_can_be_overfitted():
 def test_the_swap_pass_makes_age_bite(put_back):
     """With "brightness" as age, the rendered brightness must follow the requested age."""
     swap = SwapConfig(probability=0.5, put_back=put_back)
-    config = tiny_config(lr_generator=5e-3, loss=replace(NO_WEIGHTS, gan=0.1, age=20.0), pixel=1.0, swap=swap)
+    config = tiny_config(lr_generator=5e-3, loss=AGE_ALONE, pixel=1.0, swap=swap)
     step, batch = game(config), source().batch(0)
     for seen in range(60):
         step(batch, draws(config, 4 * seen))
@@ -399,6 +402,61 @@ def test_the_swap_pass_makes_age_bite(put_back):
         estimates.append(Brightness()(renders.image)[0].mean().item())
     slope = (estimates[1] - estimates[0]) / 50.0
     assert slope > 0.3
+
+
+def test_a_refinement_network_learns_to_put_changes_back():
+    """As above, of what is delivered; a generator that cannot learn leaves all of it to the refinement network."""
+    config = tiny_config(
+        lr_generator=5e-3,
+        loss=AGE_ALONE,
+        swap=SwapConfig(probability=1.0, put_back=True),
+        network=replace(tiny_config().network, refinement_width=4),
+    )
+    step, batch = game(config), source().batch(0)
+    network = step.autoencoder.module
+    network.generator.requires_grad_(False)
+    for seen in range(60):
+        step(batch, draws(config, 4 * seen))
+    network.eval()
+    estimates = []
+    for age in (20.0, 70.0):
+        wanted = augment.request(batch.attributes, draws(config, age=torch.full((4,), age)))
+        with torch.no_grad():
+            renders = network(batch.image, batch.label_map, batch.attributes, torch.zeros(4, 8), wanted)
+        estimates.append(Brightness()(renders.swapped)[0].mean().item())
+    assert (estimates[1] - estimates[0]) / 50.0 > 0.1
+
+
+def test_the_discriminator_learns_which_attributes_go_with_a_portrait():
+    """Every age is right for one portrait and wrong for another: only who looks at the pictures can tell."""
+    network = replace(tiny_config().network, projection=True)
+    config = tiny_config(network=network, mismatched=1.0, lr_discriminator=4e-3, swap=SwapConfig(probability=0.0))
+    batch = source().batch(0)
+    attributes = torch.zeros_like(batch.attributes)
+    attributes[:, AGE], attributes[:, augment.AGE_KNOWN] = torch.tensor([0.1, 0.4, 0.7, 1.0]), 1.0
+    batch = replace(batch, attributes=attributes)
+    step = game(config)
+    nothing = torch.zeros(4, dtype=torch.bool)
+    told = draws(config, swap=False, flip=nothing, dropped=nothing[:, None].expand(4, 5))
+    for _ in range(64):
+        step(batch, told)
+    with torch.no_grad():
+        right, wrong = (
+            step.discriminator.module(batch.label_map, batch.image, ages)[0][-1].mean((1, 2, 3))
+            for ages in (attributes, attributes.roll(1, 0))
+        )
+    assert (right > wrong + 0.2).all(), (right, wrong)
+
+
+def test_mismatch_counts_known_ages_and_genders_alone():
+    sitters = torch.zeros(4, 19)
+    sitters[:, AGE], sitters[:, augment.GENDER] = 0.5, 1.0
+    sitters[:3, augment.AGE_KNOWN] = sitters[:, augment.GENDER_KNOWN] = 1.0
+    others = sitters.clone()
+    others[:, AGE] = torch.tensor([0.6, 0.9, 0.5, 0.9])  # 10 years off, 40 off, none; and 40 off an unknown age
+    others[2, augment.GENDER] = 0.0
+    wrong = Sitters(torch.zeros(4, 3, 2, 2), sitters, None).mismatch(others)
+    assert wrong.tolist() == pytest.approx([0.5, 1.0, 1.0, 0.0])
 
 
 def test_bf16_keeps_losses_and_weights_in_float32():
@@ -419,6 +477,11 @@ def test_projection_discriminator_sees_what_was_asked():
     own, requested = batch.attributes, augment.request(batch.attributes, drawn)
     expected = [torch.cat([own, requested, own]), torch.cat([own, requested]), own]
     assert all(torch.equal(a, e) for a, e in zip(asked, expected, strict=True))
+    asked.clear()
+    step(batch, draws(config, dropped=torch.ones(4, 5, dtype=torch.bool)))
+    assert not asked[0][:4].any() and not asked[0][8:].any()
+    hidden = asked[0][4:8]  # of those that were requested only the age is left
+    assert hidden[:, augment.AGE_KNOWN].all() and not hidden[:, augment.GENDER_KNOWN].any()
 
 
 def test_what_lies_beyond_the_picture_teaches_nothing():
@@ -518,6 +581,8 @@ def test_distinct_patches_are_the_default_on_a_cpu_alone():
         ({"max_minutes": 0.0}, "max_minutes"),
         ({"painterly": -0.1}, "painterly"),
         ({"distinct_share": 2.0}, "distinct_share"),
+        ({"mismatched": 1.0}, "projection"),
+        ({"network": NetworkConfig(refinement_width=8)}, "put-back"),
         ({"r1": R1Config(weight=1.0), "strategy": "deepspeed", "zero_stage": 3}, "use zero_stage 2"),
     ],
 )

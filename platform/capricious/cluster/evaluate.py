@@ -140,7 +140,9 @@ class MeasureShard(ShardWorker):
     ):
         super().__init__(out)
         self.sweep, self.resolution, self.put_back = sweep, resolution, put_back
-        self.renderers = {name: Renderer(read_bundle(uri), threads=1) for name, uri in bundles.items()}
+        read = {name: read_bundle(uri) for name, uri in bundles.items()}
+        self.renderers = {name: Renderer(bundle, threads=1, refined=False) for name, bundle in read.items()}
+        self.refining = {name: Renderer(bundle, threads=1) for name, bundle in read.items() if bundle.refinement}
         self.measurer = Measurer(CropReader(), without)
         self.key = {**extractor_hashes(without), **_reader(), "resolution": resolution, "schema": str(SCHEMA)}
 
@@ -177,6 +179,8 @@ class MeasureShard(ShardWorker):
             if self.put_back:
                 small = fit(face, renderer.resolution)
                 settled = AS_THE_BUNDLE_ASKS.settled(renderer.bundle.strength)
+                if refining := self.refining.get(name):
+                    pictures = refining.render(face, self.sweep.variants())
                 delivered = put_back(face.image, small, pictures[0], pictures, settled)
                 rows.append(self.measurer.renders(f"{name}, {PUT_BACK}", face, delivered, own))
         return rows

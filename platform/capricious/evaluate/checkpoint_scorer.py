@@ -5,7 +5,6 @@ Training calls it with the network that it is about to save and learns nothing f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -41,12 +40,15 @@ class Autoencoder(Protocol):
 
     generator: Generator
 
-    @property
-    def encoder(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]: ...
+    def render(self, image: Tensor, label_map: Tensor, own: Tensor, requested: Tensor) -> Tensor:
+        """Returns one sitter with each of the requested attributes, as trained to be delivered."""
+        ...
 
 
 class CheckpointScorer:
-    """Scores an autoencoder: "evaluate/score", "age/slope", "age/mae", "identity/cosine".
+    """Scores what an autoencoder delivers: "evaluate/score", "age/slope", "age/mae", "identity/cosine".
+
+    Pictures that are put back into their portraits in training are judged so.
 
     Args:
         portraits: held-out ones; at most SITTERS of them are used, spread evenly.
@@ -71,6 +73,7 @@ class CheckpointScorer:
         self._label_maps = torch.from_numpy(np.stack([resize_label_map(f.label_map, resolution) for f in faces]))
         vectors = [[p.attributes.override(age=age).vector() for age in AGES] for p in chosen]
         self._vectors = torch.from_numpy(np.array(vectors))
+        self._attributes = torch.from_numpy(np.array([p.attributes.vector() for p in chosen]))
 
     def __call__(self, autoencoder: Autoencoder) -> dict[str, float]:
         """Renders all sitters at AGES and measures them. A few seconds for small networks on a CPU."""
@@ -91,11 +94,13 @@ class CheckpointScorer:
     @torch.no_grad()
     def _rendered(self, autoencoder: Autoencoder, index: int) -> np.ndarray:
         """Returns one sitter at AGES, len(AGES)×R×R×3 uint8."""
-        device = next(autoencoder.generator.parameters()).device
-        latent, _ = autoencoder.encoder(self._images[index : index + 1].to(device))
-        modulations = autoencoder.generator.modulations(self._label_maps[index : index + 1].to(device))
-        latents = latent.float().expand(len(AGES), -1)
-        pictures = autoencoder.generator.synthesize(modulations, latents, self._vectors[index].to(device))
+        device, row = next(autoencoder.generator.parameters()).device, slice(index, index + 1)
+        pictures = autoencoder.render(
+            self._images[row].to(device),
+            self._label_maps[row].to(device),
+            self._attributes[row].to(device),
+            self._vectors[index].to(device),
+        )
         levels = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()
 

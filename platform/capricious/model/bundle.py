@@ -3,6 +3,7 @@
     bundle.json              what it is: architecture, attribute order, classes, training, licence, hashes
     generator.safetensors    weights to release (the exponential moving average)
     encoder.safetensors
+    refinement.safetensors   the network that puts changes back into portraits (optional)
     training_pictures.safetensors   which pictures it was trained on: 8 bytes of each one's hash (optional)
 
 Spectral norm is worked into the weights on saving, so a loaded bundle is a network of plain convolutions.
@@ -35,6 +36,7 @@ from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
 from capricious.model.layers import plain_state
 from capricious.model.learnt import Learnt
+from capricious.model.refinement import Refinement, RefinementConfig
 
 FORMAT_VERSION = 1
 INFO = "bundle.json"
@@ -53,7 +55,8 @@ class Bundle:
     """A generator, the style encoder that goes with it, and what is known about them.
 
     Attributes:
-        generator, encoder: in eval mode, without gradients, float32, on the CPU when loaded.
+        generator, encoder, refinement: in eval mode, without gradients, float32, on the CPU when loaded. Without a
+            refinement network, changes are put back into portraits as they are.
         info: the content of bundle.json.
         learnt: which attributes and ages it was trained on; None where the bundle does not say.
         training_pictures: sorted uint64 names of the pictures that it was trained on (data.records.picture_names),
@@ -64,6 +67,7 @@ class Bundle:
     encoder: StyleEncoder
     info: dict[str, Any]
     training_pictures: np.ndarray | None = None
+    refinement: Refinement | None = None
 
     @cached_property
     def learnt(self) -> Learnt | None:
@@ -91,6 +95,7 @@ def save_bundle(
     encoder: StyleEncoder,
     info: dict[str, Any] | None = None,
     *,
+    refinement: Refinement | None = None,
     training_pictures: np.ndarray | None = None,
     learnt: Learnt | None = None,
     dtype: str = "float32",
@@ -99,7 +104,7 @@ def save_bundle(
 
     Args:
         folder: where to; parents are made.
-        generator, encoder: networks with the weights to release; they stay as they are.
+        generator, encoder, refinement: networks with the weights to release; they stay as they are.
         info: training config, data fingerprint, metrics, licence, strength …: anything that JSON can hold, under
             names that the bundle does not use itself.
         training_pictures: uint64 names of the pictures that it was trained on, in any order; None: not recorded.
@@ -121,6 +126,10 @@ def save_bundle(
         "generator.safetensors": _weights(generator, DTYPES[dtype]),
         "encoder.safetensors": _weights(encoder, DTYPES[dtype]),
     }
+    architecture = {"generator": asdict(generator.config), "encoder": asdict(encoder.config)}
+    if refinement is not None:
+        weights["refinement.safetensors"] = _weights(refinement, DTYPES[dtype])
+        architecture["refinement"] = asdict(refinement.config)
     if training_pictures is not None:
         weights[TRAINING_PICTURES] = pictures_file(training_pictures)
     own = {
@@ -130,7 +139,7 @@ def save_bundle(
         "alignment": ALIGNMENT,
         "classes": list(CLASSES),
         "attribute_vector": {"version": VECTOR_VERSION, "fields": list(VECTOR_FIELDS)},
-        "architecture": {"generator": asdict(generator.config), "encoder": asdict(encoder.config)},
+        "architecture": architecture,
         "dtype": dtype,
         "files": {
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -158,18 +167,22 @@ def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
     try:
         generator_config = GeneratorConfig(**info["architecture"]["generator"])
         encoder_config = EncoderConfig(**info["architecture"]["encoder"])
+        refinement_config = RefinementConfig(**info["architecture"].get("refinement", {}))
     except (KeyError, TypeError) as error:
         raise CapriciousError(f"{folder / INFO}: architecture does not fit this version: {error}") from None
     # On "meta" no time is spent on initial weights, which are replaced at once.
     with torch.device("meta"):
         generator = Generator(generator_config, spectral=False)
         encoder = StyleEncoder(encoder_config, spectral=False)
+        refinement = Refinement(refinement_config) if "refinement" in info["architecture"] else None
     _load_weights(generator, folder / "generator.safetensors", info)
     _load_weights(encoder, folder / "encoder.safetensors", info)
+    if refinement is not None:
+        _load_weights(refinement, folder / "refinement.safetensors", info)
     pictures = None
     if TRAINING_PICTURES in info["files"]:
         pictures = pictures_of(_read_checked(folder / TRAINING_PICTURES, info))
-    return Bundle(generator, encoder, info, pictures)
+    return Bundle(generator, encoder, info, pictures, refinement)
 
 
 def pictures_file(names: np.ndarray) -> bytes:

@@ -58,7 +58,8 @@ class HardenedEstimator(nn.Module):
 
 def expected_age(logits: Tensor) -> Tensor:
     """Returns the expectation, in years, of B×AGES logits (Rothe et al., "DEX", 2015)."""
-    return logits.softmax(1) @ torch.arange(AGES, dtype=logits.dtype, device=logits.device)
+    ages = torch.arange(AGES, dtype=logits.dtype, device=logits.device)
+    return (logits.softmax(1) * ages).sum(1)  # no matrix product: autocast would round the years to bfloat16
 
 
 def load_hardened_estimator(path: str | Path) -> HardenedEstimator:

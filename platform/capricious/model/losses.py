@@ -44,8 +44,24 @@ class LossWeights:
 
 def hinge_discriminator(real: Features, fake: Features) -> Tensor:
     """Hinge loss of the discriminator: E[max(0, 1 − D(real))] + E[max(0, 1 + D(fake))], mean over scales."""
-    losses = [relu(1.0 - r[-1]).mean() + relu(1.0 + f[-1]).mean() for r, f in zip(real, fake, strict=True)]
-    return torch.stack(losses).mean()
+    return hinge_real(real) + hinge_fake(fake)
+
+
+def hinge_real(features: Features) -> Tensor:
+    """E[max(0, 1 − D)], mean over scales: the half of the hinge loss that is about real pictures."""
+    return torch.stack([relu(1.0 - scale[-1]).mean() for scale in features]).mean()
+
+
+def hinge_fake(features: Features, weight: Tensor | None = None) -> Tensor:
+    """E[weight · max(0, 1 + D)], mean over scales: the other half.
+
+    Args:
+        weight: B in 0…1, how much each picture counts as a fake; None: all do.
+    """
+    each = [relu(1.0 + scale[-1]) for scale in features]
+    if weight is not None:
+        each = [weight.view(-1, 1, 1, 1) * loss for loss in each]
+    return torch.stack([loss.mean() for loss in each]).mean()
 
 
 def hinge_generator(fake: Features) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from capricious.errors import ConfigError
 from capricious.faces.label_map import resize_label_map
 from capricious.model.bundle import Bundle
 from capricious.model.encoder import StyleEncoder
-from capricious.model.generator import Generator
+from capricious.model.generator import Generator, Modulations
 from capricious.model.patches import AUTO_SHARE
-from capricious.render.sweep import Variant, refuse_unlearnt
+from capricious.model.put_back import put_back
+from capricious.model.refinement import Refinement
+from capricious.render.sweep import SOURCE, Variant, refuse_unlearnt
 from capricious.render.synthesis import Synthesis, segments_of
 
 CHUNKS = {"cpu": 4, "cuda": 16}
@@ -30,6 +33,9 @@ ROWS = 4
 class Renderer:
     """Renders the variants of faces with one bundle, on one device.
 
+    A bundle with a refinement network (model/refinement.py) yields portraits with the change put back into them, and
+    the portrait itself where nothing changes; one without yields what its generator makes.
+
     Every forward pass has exactly `chunk` variants, of as many faces as it takes (the last one is filled up): kernels
     are chosen by shape, and another kernel rounds differently. So the bytes of a variant do not depend on which others,
     or how many, are rendered beside it. They may depend on machine, device, dtype, threads and chunk.
@@ -40,6 +46,7 @@ class Renderer:
         dtype: torch.float32 (the reference) or torch.bfloat16 (autocast).
         threads: CPU threads of the whole process; None leaves torch's setting.
         chunk: variants per forward pass, 1 or a multiple of ROWS; None for CHUNKS.
+        refined: False for what the generator makes, whatever the bundle holds.
 
     Raises:
         ConfigError: `chunk`, `threads` or `dtype` makes no sense, or the device is not there.
@@ -53,6 +60,7 @@ class Renderer:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         chunk: int | None = None,
+        refined: bool = True,
     ):
         if dtype not in (torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype must be float32 or bfloat16, found: {dtype}")
@@ -72,6 +80,9 @@ class Renderer:
         last = {"memory_format": torch.channels_last}
         self._generator: Generator = bundle.generator.to(self.device).to(**last)  # type: ignore[call-overload]
         self._encoder: StyleEncoder = bundle.encoder.to(self.device).to(**last)  # type: ignore[call-overload]
+        self._refinement: Refinement | None = None
+        if refined and bundle.refinement is not None:
+            self._refinement = bundle.refinement.to(self.device).to(**last)  # type: ignore[call-overload]
         self._generator.distinct_share = AUTO_SHARE if self.device.type == "cpu" else 0.0
         self._synthesis = Synthesis(self._generator, winograd=dtype == torch.float32)
 
@@ -110,16 +121,39 @@ class Renderer:
             prepared = [self._synthesis.prepare(each) for each in maps]
             del maps
             rows = [(number, variant) for number in range(len(faces)) for variant in variants]
-            vectors = np.stack([variant.of(fitted[number].attributes).vector() for number, variant in rows])
+            of, vectors = [number for number, _ in rows], _vectors(fitted, rows)
             latents = torch.cat([torch.lerp(codes[number], other, variant.style) for number, variant in rows])
+            sitters = None if self._refinement is None else self._sitters(fitted, torch.cat(codes), prepared)
             pictures = out.reshape(-1, *out.shape[2:])
-            for start in range(0, len(rows), self.chunk):
-                chosen = [min(start + i, len(rows) - 1) for i in range(self.chunk)]
-                segments = list(segments_of([rows[i][0] for i in chosen], prepared))
-                attributes = torch.from_numpy(vectors[chosen]).to(self.device)
-                made = to_uint8(self._synthesis(segments, latents[chosen], attributes))
-                pictures[start : start + self.chunk] = made[: len(rows) - start]
+            for chosen, attributes, made in self._passes(of, latents, vectors, prepared):
+                if self._refinement is not None and sitters is not None:
+                    made = _refined(self._refinement, sitters.of([of[i] for i in chosen]), made, attributes)
+                start = chosen[0]
+                pictures[start : start + self.chunk] = to_uint8(made)[: len(rows) - start]
         return out
+
+    def _passes(
+        self, of: Sequence[int], latents: Tensor, vectors: np.ndarray, prepared: Sequence[Modulations]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Renders rows, each with the modulations of sitter of[row]; yields rows, attributes and pictures of a pass."""
+        for start in range(0, len(of), self.chunk):
+            chosen = [min(start + i, len(of) - 1) for i in range(self.chunk)]
+            segments = list(segments_of([of[i] for i in chosen], prepared))
+            attributes = torch.from_numpy(vectors[chosen]).to(self.device)
+            yield chosen, attributes, self._synthesis(segments, latents[chosen], attributes)
+
+    def _sitters(self, faces: Sequence[Face], codes: Tensor, prepared: Sequence[Modulations]) -> _Sitters:
+        """What the refinement network needs of each face: what is the same for all its variants."""
+        assert self._refinement is not None
+        portraits = torch.cat([self._image(face.image) for face in faces])
+        label_maps = torch.cat([self._label_map(face.label_map) for face in faces])
+        vectors = _vectors(faces, [(number, Variant(SOURCE)) for number in range(len(faces))])
+        found = []
+        for chosen, own, made in self._passes(range(len(faces)), codes, vectors, prepared):
+            seen = self._refinement.seen(portraits[chosen], label_maps[chosen], made)
+            answer = self._refinement.answer(seen, made, own)
+            found.append(_Sitters(portraits[chosen], label_maps[chosen], made, seen, answer))
+        return _Sitters(*(torch.cat(parts)[: len(faces)] for parts in zip(*found, strict=True)))
 
     def _image(self, crop: np.ndarray) -> Tensor:
         image = torch.from_numpy(crop.astype(np.float32) / 127.5 - 1.0).to(self.device)
@@ -127,6 +161,31 @@ class Renderer:
 
     def _label_map(self, labels: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(labels)).to(self.device)[None]
+
+
+class _Sitters(NamedTuple):
+    """F sitters as the refinement network takes them, and its answers to their own attributes."""
+
+    portraits: Tensor
+    label_maps: Tensor
+    reconstructions: Tensor
+    seen: Tensor
+    answers: Tensor
+
+    def of(self, rows: list[int]) -> _Sitters:
+        """Returns those of each row."""
+        return _Sitters(*(each[rows] for each in self))
+
+
+def _refined(refinement: Refinement, sitters: _Sitters, renders: Tensor, requested: Tensor) -> Tensor:
+    """The same function as `Refinement.forward`, with what is the same for a whole sweep made beforehand."""
+    learned = refinement.answer(sitters.seen, renders, requested) - sitters.answers
+    return put_back(sitters.portraits, sitters.label_maps, renders - sitters.reconstructions + learned)
+
+
+def _vectors(faces: Sequence[Face], rows: Sequence[tuple[int, Variant]]) -> np.ndarray:
+    """The attribute vector of each (number of a face, variant)."""
+    return np.stack([variant.of(faces[number].attributes).vector() for number, variant in rows])
 
 
 def fit(face: Face, resolution: int) -> Face:

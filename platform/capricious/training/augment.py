@@ -52,6 +52,11 @@ class Draws:
     paint: torch.Tensor
     step: int
 
+    @property
+    def dropped_but_age(self) -> torch.Tensor:
+        """Like `dropped`, but the age, the first group, is never hidden."""
+        return self.dropped & (torch.arange(len(_GROUP_SIZES), device=self.dropped.device) > 0)
+
     def to(self, device: torch.device) -> Draws:
         """Moves the tensors to a device."""
         return self._each(lambda tensor: tensor.to(device))

@@ -36,6 +36,9 @@ class NetworkConfig:
     """Number of discriminators, each at half the resolution of the one before."""
     projection: bool = False
     """The discriminator also judges whether picture and attributes fit."""
+    refinement_width: int = 0
+    """Channels, at full resolution, of the network that puts changes back into portraits (model/refinement.py); 0: the
+    difference of the renders is put back as it is."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class SwapConfig:
     """Show the estimator a moved, blurred, re-exposed view of each swapped picture, so that it cannot be pleased by
     texture (training/estimator_view.py)."""
     estimator: str | None = None
-    """A hardened estimator (training/estimator.py) that judges beside face-api's: each counts for a half. Two are
-    harder to please with a tint or a pattern than either."""
+    """A hardened estimator (training/estimator.py) that judges beside face-api's, with the same weight. Two are harder
+    to please with a tint or a pattern than either."""
+    dlib_estimator: bool = False
+    """dlib's networks, which also label pictures without a label, judge, too (model/dlib_estimator.py)."""
     put_back: bool = False
     """Judge each swapped picture as it will be delivered: its change against the reconstruction, added to the portrait
-    (training/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""
+    (model/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""
 
     def __post_init__(self) -> None:
         _check_share("swap.probability", self.probability)
@@ -143,6 +148,11 @@ class TrainingConfig:
     """Gradient penalty of the discriminator."""
     painterly: float = 0.0
     """Share of the portraits that are made to look painted (training/painterly.py)."""
+    mismatched: float = 0.0
+    """Weight, beside 1 for what the generator makes, of the discriminator's lesson that a portrait does not go with
+    another sitter's age and gender (Reed et al., "Generative Adversarial Text to Image Synthesis", 2016, §4.1). So it
+    learns of real faces what ages look like, and sees when a generator finds a way to please the frozen estimators.
+    Needs network.projection."""
     perceptual_network: Literal["vgg16", "vgg19"] = "vgg16"
     """Network of the perceptual loss: Oxford's VGG16, or torchvision's VGG19 as in SPADE, if its host is in reach."""
     perceptual_pool: int = 1
@@ -228,7 +238,7 @@ class TrainingConfig:
             _check_at_least(name, getattr(self, name), 1)
         for name in ("kimg", "lr_generator", "lr_discriminator", "checkpoint_kimg", "snapshot_kimg"):
             _check_positive(name, getattr(self, name))
-        for name in ("pixel", "lr_ramp_kimg", "ema_kimg", "memory_budget_gb", "seed"):
+        for name in ("pixel", "mismatched", "lr_ramp_kimg", "ema_kimg", "memory_budget_gb", "seed"):
             _check_at_least(name, getattr(self, name), 0)
         if self.discriminator_steps != "auto":
             _check_at_least("discriminator_steps", self.discriminator_steps, 1)
@@ -258,6 +268,16 @@ class TrainingConfig:
             )
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"training.betas must be in 0 ≤ β < 1, found: {self.betas}")
+        if self.network.refinement_width and not (self.swap.put_back and self.swap.probability == 1.0):
+            raise ConfigError(
+                "training.network.refinement_width needs --training.swap.put-back --training.swap.probability 1: "
+                "it learns from swapped pictures alone, and processes must exchange its gradient at every step"
+            )
+        if self.mismatched and not self.network.projection:
+            raise ConfigError(
+                "training.mismatched needs --training.network.projection: a discriminator that does not see "
+                "the attributes cannot tell which fit"
+            )
         if self.network.norm == "batch" and self.batch_size < 2:
             raise ConfigError(
                 "training.batch_size must be at least 2 with batch norm: the statistics of one picture "

