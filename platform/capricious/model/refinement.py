@@ -59,7 +59,9 @@ class Refinement(nn.Module):
         widths = [config.width << level for level in range(LEVELS + 1)]
         self.embedding = AttributeEmbedding(EMBEDDING)
         # torch's own initialisation, as nothing normalises here: with SPADE's gain of 0.02 no signal would arrive.
-        self.stem = nn.Conv2d(3 + len(CLASSES) + 3 + 3, widths[0], 3, padding=1)
+        # Two halves of one layer, as the first half's answer is the same for a whole sweep.
+        self.sitter = nn.Conv2d(3 + len(CLASSES) + 3, widths[0], 3, padding=1)
+        self.render = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
         self.down_blocks = nn.ModuleList(_Block(b) for b in widths[1:])
         self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(widths))
@@ -90,15 +92,16 @@ class Refinement(nn.Module):
         return put_back(portrait, label_map, swapped - reconstruction + learned)
 
     def seen(self, portrait: Tensor, label_map: Tensor, reconstruction: Tensor) -> Tensor:
-        """Returns what the network knows of a sitter whatever is requested: B×13×R×R."""
+        """Returns what the network makes of a sitter whatever is requested: B×width×R×R."""
         check_label_map(label_map, self.config.resolution)
         dtype = portrait.dtype
-        return torch.cat([portrait, one_hot(label_map, dtype), reconstruction.to(dtype)], 1)
+        known: Tensor = self.sitter(torch.cat([portrait, one_hot(label_map, dtype), reconstruction.to(dtype)], 1))
+        return known
 
     def answer(self, seen: Tensor, render: Tensor, attributes: Tensor) -> Tensor:
         """Returns the U-Net's raw answer, B×3×R×R, to a render with these attributes."""
         embedding = self.embedding(attributes)
-        x = self.stem(torch.cat([seen, render.to(seen.dtype)], 1))
+        x = seen + self.render(render.to(self.render.weight.dtype))
         kept = []
         for down, block in zip(self.down, self.down_blocks, strict=True):
             kept.append(x)
