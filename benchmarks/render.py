@@ -1,6 +1,7 @@
 """How fast is render: from a collection to its files, against the network alone, and does its cost stay the same?
 
-    python benchmarks/render.py --source photos/ --prepared prepared/ --widths 16 32 --pictures 100 1000
+    python benchmarks/render.py --source photos/ --prepared prepared/ --bundles capricious://default --pictures 100 1000
+    python benchmarks/render.py --source photos/ --prepared prepared/ --widths 16 32
 
 For each width a bundle of random weights is made: only time is measured. The raw rate is that of Renderer.render_all
 in as many processes as there are workers, each with one thread, at the same time: sweeps a second of faces that lie in
@@ -150,7 +151,8 @@ def main() -> None:
     arguments.add_argument("--source", required=True)
     arguments.add_argument("--prepared", required=True)
     arguments.add_argument("--ages", default="10:80:10")
-    arguments.add_argument("--widths", type=int, nargs="+", default=[16, 32])
+    arguments.add_argument("--widths", type=int, nargs="*", default=[])
+    arguments.add_argument("--bundles", nargs="*", default=[])
     arguments.add_argument("--pictures", type=int, nargs="+", default=[100])
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--seconds", type=float, default=15.0, help="of each measurement of the raw rate")
@@ -161,26 +163,30 @@ def main() -> None:
         one(options)
         return
     print(f"{options.workers} workers, ages {options.ages}; portraits a second")
-    columns = f"{'width':>5} {'pictures':>9} {'raw':>7} {'job':>7} {'of raw':>7} {'in all':>8}"
+    columns = f"{'bundle':>20} {'pictures':>9} {'raw':>7} {'job':>7} {'of raw':>7} {'in all':>8}"
     print(f"{columns} {'driver before':>14} {'peak':>8}")
+    for bundle in options.bundles:
+        measure(bundle, bundle, options)
     for width in options.widths:
         with tempfile.TemporaryDirectory() as folder:
-            bundle = make_bundle(width, Path(folder) / "random")
-            command = [sys.executable, *sys.argv, "--bundle", bundle, "--one"]
-            print(
-                f"{width:5d} {24:9d} one process, seconds of CPU: {network_share(bundle, options):.0%} in the network"
-            )
-            rates = [raw_rate(bundle, options)]
-            for pictures in options.pictures:
-                ended = subprocess.run([*command, str(pictures)], stdout=subprocess.PIPE, text=True, check=True)
-                found = json.loads(ended.stdout.strip().splitlines()[-1])
-                rates.append(raw_rate(bundle, options))  # before and after each job: a noisy machine disturbs both
-                network = statistics.mean(rates[-2:])
-                print(
-                    f"{width:5d} {pictures:9d} {network:7.2f} {found['rate']:7.2f} {found['rate'] / network:7.0%} "
-                    f"{found['wall']:6.0f} s {found['before']:11.0f} MB {found['peak']:5.0f} MB",
-                    flush=True,
-                )
+            measure(f"width {width}", make_bundle(width, Path(folder) / "random"), options)
+
+
+def measure(label: str, bundle: str, options: Namespace) -> None:
+    """Prints the table of one bundle."""
+    command = [sys.executable, *sys.argv, "--bundle", bundle, "--one"]
+    print(f"{label:>20} {24:9d} one process, seconds of CPU: {network_share(bundle, options):.0%} in the network")
+    rates = [raw_rate(bundle, options)]
+    for pictures in options.pictures:
+        ended = subprocess.run([*command, str(pictures)], stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(ended.stdout.strip().splitlines()[-1])
+        rates.append(raw_rate(bundle, options))  # before and after each job: a noisy machine disturbs both
+        network = statistics.mean(rates[-2:])
+        print(
+            f"{label:>20} {pictures:9d} {network:7.2f} {found['rate']:7.2f} {found['rate'] / network:7.0%} "
+            f"{found['wall']:6.0f} s {found['before']:11.0f} MB {found['peak']:5.0f} MB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

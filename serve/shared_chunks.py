@@ -3,14 +3,14 @@
 `Renderer.render` takes one face: a single variant fills a chunk of four with copies of itself. Under load the calls
 of all callers come together here, so that every place in a chunk is used, and the second call for a face (the next
 group of its sweep, the next touch of a slider) needs neither the style encoder nor the modulations, which are more
-than half of the arithmetic. Nor is a picture rendered again that was just made: the sitter as the network sees it is
-part of every request. The bits stay those of `Renderer.render`: a row of a chunk does not depend on the others.
+than half of the arithmetic. Nor is a picture rendered again that was just made: the sitter at the own age is part of
+every request. The bits stay those of `Renderer.render`: a row of a chunk does not depend on the others.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from capricious.data.records import Face
 from capricious.model.bundle import Bundle
 from capricious.model.generator import Modulations
-from capricious.render.renderer import Renderer, fit, to_uint8
+from capricious.render.renderer import Renderer, Sitters, fit, to_uint8
 from capricious.render.sweep import Variant
 from capricious.render.synthesis import segments_of
 from serve.caching import SizedCache
@@ -31,15 +31,18 @@ Group = tuple[Face, Sequence[Variant]]
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """What all variants of a face share: its latent, 1×latent, and its prepared modulations (render.synthesis)."""
+    """What all variants of a face share: its latent, 1×latent, its prepared modulations (render.synthesis), and what a
+    refinement network, if the bundle has one, needs of it."""
 
     latent: Tensor
     modulations: Modulations
+    sitter: Sitters | None
 
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        return self.latent.nbytes + sum(scale.nbytes + shift.nbytes for scale, shift in self.modulations)
+        tensors = [self.latent, *chain.from_iterable(self.modulations), *(self.sitter or ())]
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ class SharedChunkRenderer(Renderer):
         for row in chain.from_iterable(asked):
             if row.key in pictures or row.key in missing:
                 continue
-            kept = self._pictures.get(row.key)
+            kept = row.face.image if self.is_unchanged(row.face, row.vector) else self._pictures.get(row.key)
             if kept is None:
                 missing[row.key] = row
             else:
@@ -102,29 +105,42 @@ class SharedChunkRenderer(Renderer):
         rows = [*rows, *[rows[-1]] * (self.chunk - len(rows))]
         names = list(dict.fromkeys(row.face_key for row in rows))
         prepared = [styles[name].modulations for name in names]
-        segments = list(segments_of([names.index(row.face_key) for row in rows], prepared))
+        of = [names.index(row.face_key) for row in rows]
+        segments = list(segments_of(of, prepared))
         latents = torch.cat([styles[row.face_key].latent for row in rows])
         vectors = torch.from_numpy(np.stack([row.vector for row in rows])).to(self.device)
-        return to_uint8(self._synthesis(segments, latents, vectors))
+        made = self._synthesis(segments, latents, vectors)
+        return to_uint8(self.finished(made, _together(styles[name].sitter for name in names), of, vectors))
 
     def _styles_of(self, rows: Sequence[Row]) -> dict[str, Style]:
-        styles: dict[str, Style] = {}
-        for row in rows:
-            if row.face_key not in styles:
-                styles[row.face_key] = self._style(row)
+        faces = {row.face_key: row.face for row in rows}
+        styles = {key: style for key in faces if (style := self._styles.get(key)) is not None}
+        if new := [key for key in faces if key not in styles]:
+            made = self._new_styles([faces[key] for key in new])
+            for key, style in zip(new, made, strict=True):
+                styles[key] = style
+                self._styles.put(key, style, style.bytes)
         return styles
 
-    def _style(self, row: Row) -> Style:
-        style = self._styles.get(row.face_key)
-        if style is None:
-            latent, _ = self._encoder(self._image(row.face.image))
-            modulations = self._generator.modulations(self._label_map(row.face.label_map))
-            style = Style(latent, self._synthesis.prepare(modulations))
-            self._styles.put(row.face_key, style, style.bytes)
-        return style
+    def _new_styles(self, faces: Sequence[Face]) -> list[Style]:
+        latents = [self._encoder(self._image(face.image))[0] for face in faces]
+        maps = (self._generator.modulations(self._label_map(face.label_map)) for face in faces)
+        prepared = [self._synthesis.prepare(modulations) for modulations in maps]
+        sitters: list[Sitters | None] = [None] * len(faces)
+        if self._refinement is not None:
+            together = self.sitters(faces, torch.cat(latents), prepared)
+            sitters = [Sitters(*(each[i : i + 1].clone() for each in together)) for i in range(len(faces))]
+        return [Style(*parts) for parts in zip(latents, prepared, sitters, strict=True)]
+
+
+def _together(sitters: Iterable[Sitters | None]) -> Sitters | None:
+    """Joins sitters that were kept one by one."""
+    known = [sitter for sitter in sitters if sitter is not None]
+    return Sitters(*map(torch.cat, zip(*known, strict=True))) if known else None
 
 
 def key_of(face: Face) -> str:
-    """Names a face by what its style depends on: crop and label map."""
-    parts = (repr(face.image.shape).encode(), face.image.tobytes(), face.label_map.tobytes())
+    """Names a face by what its style depends on: crop, label map, and the sitter's own attributes."""
+    vector = face.attributes.vector().tobytes()
+    parts = (repr(face.image.shape).encode(), face.image.tobytes(), face.label_map.tobytes(), vector)
     return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -19,6 +19,7 @@ from capricious.model.bundle import save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
 from capricious.model.generator import Generator, GeneratorConfig
 from capricious.model.learnt import Learnt
+from capricious.model.refinement import Refinement, RefinementConfig
 from serve.arguments import PortraitArguments
 from serve.ingress import application
 from serve.pipeline import LocalPipeline, Pipeline
@@ -27,8 +28,13 @@ PHOTO = encode(astronaut(), "jpeg")
 NOTE = "random weights: wiring only"
 
 
-def random_bundle(folder: Path, resolution: int = 64, width: int = 4, learnt: Learnt | None = None) -> Path:
-    """Writes a bundle whose variants differ visibly, in half-tones: saturated pixels would hide what is unequal."""
+def random_bundle(
+    folder: Path, resolution: int = 64, width: int = 4, learnt: Learnt | None = None, refined: bool = False
+) -> Path:
+    """Writes a bundle whose variants differ visibly, in half-tones: saturated pixels would hide what is unequal.
+
+    `refined` gives it a refinement network.
+    """
     torch.manual_seed(0)
     generator = Generator(GeneratorConfig(resolution=resolution, width=width, hidden=16))
     for parameter in generator.parameters():
@@ -38,7 +44,10 @@ def random_bundle(folder: Path, resolution: int = 64, width: int = 4, learnt: Le
     generator.train()(random_labels(4, resolution), torch.randn(4, 128), torch.rand(4, VECTOR_SIZE))
     generator.picture.weight.data *= 0.3
     encoder = StyleEncoder(EncoderConfig(resolution=resolution, width=4))
-    save_bundle(folder, generator, encoder, {"note": NOTE}, learnt=learnt)
+    refinement = Refinement(RefinementConfig(resolution, 4)) if refined else None
+    if refinement is not None:
+        torch.nn.init.normal_(refinement.change.weight, std=0.1)
+    save_bundle(folder, generator, encoder, {"note": NOTE}, refinement=refinement, learnt=learnt)
     return folder
 
 

@@ -32,7 +32,7 @@ FILE = {"file": ("sitter.jpg", PHOTO)}
 
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory):
-    return random_bundle(tmp_path_factory.mktemp("serve") / "random")
+    return random_bundle(tmp_path_factory.mktemp("serve") / "random", refined=True)
 
 
 @pytest.fixture(scope="module")

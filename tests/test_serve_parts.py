@@ -1,5 +1,7 @@
 """Parts of the service against their definitions: gates, places, caches, and forward passes that callers share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from model_tools import random_labels
@@ -43,9 +45,10 @@ def bundle_folder(tmp_path_factory):
     return random_bundle(tmp_path_factory.mktemp("bundle") / "random")
 
 
-@pytest.mark.parametrize("width", [4, 16])  # without and with layers for Winograd's convolutions
-def test_a_shared_forward_pass_gives_the_very_bits_of_a_lone_one(tmp_path, width):
-    random_bundle(tmp_path, width=width)
+# Without and with layers for Winograd's convolutions, and with a refinement network.
+@pytest.mark.parametrize(("width", "refined"), [(4, False), (16, False), (4, True)])
+def test_a_shared_forward_pass_gives_the_very_bits_of_a_lone_one(tmp_path, width, refined):
+    random_bundle(tmp_path, width=width, refined=refined)
     alone = Renderer(load_bundle(tmp_path), threads=1)
     shared = SharedChunkRenderer(load_bundle(tmp_path), threads=1, cache_bytes=2**28)
     faces = [face(seed) for seed in range(3)]
@@ -54,12 +57,18 @@ def test_a_shared_forward_pass_gives_the_very_bits_of_a_lone_one(tmp_path, width
     for _ in range(2):  # the second time from the cache
         for (who, asked), renders in zip(groups, shared.render_groups(groups), strict=True):
             assert np.array_equal(renders, alone.render(who, asked))
+    older = replace(faces[1], attributes=faces[1].attributes.override(age=70.0))  # told apart, whoever came first
+    for who in (older, faces[1]):
+        (renders,) = shared.render_groups([(who, variants)])
+        assert np.array_equal(renders, alone.render(who, variants))
     assert shared.render_groups([]) == []
 
 
-def test_the_style_cache_stays_within_its_memory(bundle_folder):
+@pytest.mark.parametrize("refined", [False, True])
+def test_the_style_cache_stays_within_its_memory(tmp_path, refined):
+    bundle_folder = random_bundle(tmp_path / "bundle", refined=refined)
     shared = SharedChunkRenderer(load_bundle(bundle_folder), threads=1, cache_bytes=2**40)
-    variants = Sweep(()).variants()
+    variants = Sweep((30.0,)).variants()
     shared.render_groups([(face(0), variants)])
     one = shared._styles.bytes
     assert one > 0

@@ -20,7 +20,7 @@ from capricious.model.generator import Generator, Modulations
 from capricious.model.patches import AUTO_SHARE
 from capricious.model.put_back import put_back
 from capricious.model.refinement import Refinement
-from capricious.render.sweep import SOURCE, Variant, refuse_unlearnt
+from capricious.render.sweep import Variant, refuse_unlearnt
 from capricious.render.synthesis import Synthesis, segments_of
 
 CHUNKS = {"cpu": 4, "cuda": 16}
@@ -121,39 +121,60 @@ class Renderer:
             prepared = [self._synthesis.prepare(each) for each in maps]
             del maps
             rows = [(number, variant) for number in range(len(faces)) for variant in variants]
-            of, vectors = [number for number, _ in rows], _vectors(fitted, rows)
-            latents = torch.cat([torch.lerp(codes[number], other, variant.style) for number, variant in rows])
-            sitters = None if self._refinement is None else self._sitters(fitted, torch.cat(codes), prepared)
+            vectors = _vectors(fitted, rows)
             pictures = out.reshape(-1, *out.shape[2:])
-            for chosen, attributes, made in self._passes(of, latents, vectors, prepared):
-                if self._refinement is not None and sitters is not None:
-                    made = _refined(self._refinement, sitters.of([of[i] for i in chosen]), made, attributes)
-                start = chosen[0]
-                pictures[start : start + self.chunk] = to_uint8(made)[: len(rows) - start]
+            sitters, changed = None, np.arange(len(rows))
+            if self._refinement is not None:
+                sitters = self.sitters(fitted, torch.cat(codes), prepared)
+                same = [self.is_unchanged(fitted[n], vectors[i]) and not v.style for i, (n, v) in enumerate(rows)]
+                for i in np.flatnonzero(same):
+                    pictures[i] = fitted[rows[i][0]].image
+                changed = np.flatnonzero(~np.array(same))
+            of = [rows[i][0] for i in changed]
+            latents = [torch.lerp(codes[n], other, v.style) for n, v in (rows[i] for i in changed)]
+            for chosen, attributes, made in self._passes(of, latents, vectors[changed], prepared):
+                made = self.finished(made, sitters, [of[i] for i in chosen], attributes)
+                targets = changed[chosen[0] : chosen[0] + self.chunk]
+                pictures[targets] = to_uint8(made)[: len(targets)]
         return out
 
+    def is_unchanged(self, face: Face, vector: np.ndarray) -> bool:
+        """Says whether a face with these attributes is the portrait itself, which needs no network."""
+        return self._refinement is not None and np.array_equal(vector, face.attributes.vector())
+
+    def sitters(self, faces: Sequence[Face], codes: Tensor, prepared: Sequence[Modulations]) -> Sitters:
+        """Returns what the refinement network needs of each face: what is the same for all its variants."""
+        assert self._refinement is not None
+        portraits = torch.cat([self._image(face.image) for face in faces])
+        label_maps = torch.cat([self._label_map(face.label_map) for face in faces])
+        vectors = np.stack([face.attributes.vector() for face in faces])
+        found = []
+        for chosen, own, made in self._passes(range(len(faces)), codes.split(1), vectors, prepared):
+            seen = self._refinement.seen(portraits[chosen], label_maps[chosen], made)
+            answer = self._refinement.answer(seen, made, own)
+            found.append(Sitters(portraits[chosen], label_maps[chosen], made, seen, answer))
+        return Sitters(*(torch.cat(parts)[: len(faces)] for parts in zip(*found, strict=True)))
+
+    def finished(self, renders: Tensor, sitters: Sitters | None, of: Sequence[int], requested: Tensor) -> Tensor:
+        """Returns B renders, put back into the portraits of sitters of[row] where the bundle does that.
+
+        The same function as `Refinement.forward`, with what is the same for a whole sweep made beforehand.
+        """
+        if self._refinement is None or sitters is None:
+            return renders
+        portraits, label_maps, reconstructions, seen, answers = (each[list(of)] for each in sitters)
+        learned = self._refinement.answer(seen, renders, requested) - answers
+        return put_back(portraits, label_maps, renders - reconstructions + learned)
+
     def _passes(
-        self, of: Sequence[int], latents: Tensor, vectors: np.ndarray, prepared: Sequence[Modulations]
+        self, of: Sequence[int], latents: Sequence[Tensor], vectors: np.ndarray, prepared: Sequence[Modulations]
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Renders rows, each with the modulations of sitter of[row]; yields rows, attributes and pictures of a pass."""
         for start in range(0, len(of), self.chunk):
             chosen = [min(start + i, len(of) - 1) for i in range(self.chunk)]
             segments = list(segments_of([of[i] for i in chosen], prepared))
             attributes = torch.from_numpy(vectors[chosen]).to(self.device)
-            yield chosen, attributes, self._synthesis(segments, latents[chosen], attributes)
-
-    def _sitters(self, faces: Sequence[Face], codes: Tensor, prepared: Sequence[Modulations]) -> _Sitters:
-        """What the refinement network needs of each face: what is the same for all its variants."""
-        assert self._refinement is not None
-        portraits = torch.cat([self._image(face.image) for face in faces])
-        label_maps = torch.cat([self._label_map(face.label_map) for face in faces])
-        vectors = _vectors(faces, [(number, Variant(SOURCE)) for number in range(len(faces))])
-        found = []
-        for chosen, own, made in self._passes(range(len(faces)), codes, vectors, prepared):
-            seen = self._refinement.seen(portraits[chosen], label_maps[chosen], made)
-            answer = self._refinement.answer(seen, made, own)
-            found.append(_Sitters(portraits[chosen], label_maps[chosen], made, seen, answer))
-        return _Sitters(*(torch.cat(parts)[: len(faces)] for parts in zip(*found, strict=True)))
+            yield chosen, attributes, self._synthesis(segments, torch.cat([latents[i] for i in chosen]), attributes)
 
     def _image(self, crop: np.ndarray) -> Tensor:
         image = torch.from_numpy(crop.astype(np.float32) / 127.5 - 1.0).to(self.device)
@@ -163,24 +184,14 @@ class Renderer:
         return torch.from_numpy(np.array(labels)).to(self.device)[None]
 
 
-class _Sitters(NamedTuple):
-    """F sitters as the refinement network takes them, and its answers to their own attributes."""
+class Sitters(NamedTuple):
+    """F sitters as the refinement network takes them, and its answers to their own attributes: F×…×R×R each."""
 
     portraits: Tensor
     label_maps: Tensor
     reconstructions: Tensor
     seen: Tensor
     answers: Tensor
-
-    def of(self, rows: list[int]) -> _Sitters:
-        """Returns those of each row."""
-        return _Sitters(*(each[rows] for each in self))
-
-
-def _refined(refinement: Refinement, sitters: _Sitters, renders: Tensor, requested: Tensor) -> Tensor:
-    """The same function as `Refinement.forward`, with what is the same for a whole sweep made beforehand."""
-    learned = refinement.answer(sitters.seen, renders, requested) - sitters.answers
-    return put_back(sitters.portraits, sitters.label_maps, renders - sitters.reconstructions + learned)
 
 
 def _vectors(faces: Sequence[Face], rows: Sequence[tuple[int, Variant]]) -> np.ndarray:
