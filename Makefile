@@ -28,6 +28,12 @@ test: install ## Run the tests
 test-slow: install ## Run the slow tests: DeepSpeed, several processes, compiled packages
 	$(BIN)/python -m pytest -q -m slow
 
+coverage: install ## Run the tests and say which share of each room's lines they pass
+	mkdir -p .coverage && rm -f .coverage/data*
+	$(BIN)/coverage run -m pytest -q -m "not slow" || true
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o .coverage/report.json
+	$(BIN)/python tests/coverage_by_room.py .coverage/report.json
+
 lint: install ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,8 +44,8 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: install ## Measure and print tables (not tests)
-	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+benchmark: install ## Measure the sweep, the training step and the service; benchmarks/ has more, which need data
+	for each in sweep train_step serve; do $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 # Without torch and its CUDA libraries, which infra/docker/Dockerfile installs as the build that a target wants.
 TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
@@ -50,6 +56,6 @@ lock: install ## Pin, with hashes, all that the container image installs
 		--output-file infra/docker/requirements.txt
 
 clean: ## Remove what was made, but not the fetched weights
-	rm -rf .venv demo whole-way build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .coverage demo whole-way build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo whole-way test test-slow lint format benchmark lock clean
+.PHONY: help install demo whole-way test test-slow coverage lint format benchmark lock clean
