@@ -111,12 +111,17 @@ class Batches:
         # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.
         command = [sys.executable, "jobs/render.py", *(word for flag, value in flags.items() for word in (flag, value))]
         job = f"render-{secrets.token_hex(6)}"
-        client.submit_job(
-            entrypoint=shlex.join(command),
-            submission_id=job,
-            runtime_env={"working_dir": str(ROOT)},
-            metadata={"caller": caller, "source": asked.source, "out": asked.out},
-        )
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(command),
+                submission_id=job,
+                runtime_env={"working_dir": str(ROOT)},
+                metadata={"caller": caller, "source": asked.source, "out": asked.out},
+            )
+        except (ConnectionError, RuntimeError) as error:  # such as a head node whose agent is not up yet
+            log.error("%s takes no job: %s", self.arguments.jobs_address, error)
+            detail = "the cluster's job server takes no jobs at the moment; try again in a minute"
+            raise Problem(503, "no-job-server", detail, stage="batch") from error
         return self.status(job, caller)
 
     def status(self, batch: str, caller: str) -> BatchBody:

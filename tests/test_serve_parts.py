@@ -1,6 +1,7 @@
 """Parts of the service against their definitions: gates, places, caches, and forward passes that callers share."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from capricious.model.bundle import load_bundle
 from capricious.render.renderer import Renderer
 from capricious.render.sweep import Sweep
 from serve.arguments import PortraitArguments
+from serve.batches import Batches
 from serve.caching import SizedCache
 from serve.gates import Rate, tokens_from_environment
 from serve.places import Prefix, check_place
+from serve.problems import Problem
+from serve.schemas import BatchRequest
 from serve.shared_chunks import SharedChunkRenderer
 
 
@@ -201,3 +205,14 @@ def test_all_other_places_are_refused(place):
 def test_an_operator_cannot_allow_what_leads_into_the_private_network_or_means_nothing(prefix):
     with pytest.raises(ValidationError, match="an address must"):
         PortraitArguments(bundle="bundle", batch_prefixes=f"s3://museum/, {prefix}")
+
+
+def test_a_job_server_that_takes_no_jobs_yet_is_a_503_and_no_bug_of_ours(tmp_path):
+    def submit_job(**job):
+        raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again")
+
+    batches = Batches(PortraitArguments(batch_prefixes=f"{tmp_path}/"))
+    batches._client = SimpleNamespace(submit_job=submit_job)
+    with pytest.raises(Problem) as caught:
+        batches.submit(BatchRequest(source=f"{tmp_path}/in", out=f"{tmp_path}/out"), "anna")
+    assert caught.value.status_code == 503 and caught.value.reason == "no-job-server"
