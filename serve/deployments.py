@@ -29,6 +29,9 @@ from serve.shared_chunks import Group
 ATTEMPTS = 5
 """Of one call. Rendering and annotating change nothing, so a call whose replica died is simply made again."""
 
+ANSWERING = ("RUNNING", "RECOVERING", "UPDATING", "PENDING_MIGRATION")
+"""States in which a replica answers. It is RECOVERING while a controller that came back learns of it again."""
+
 
 class Annotating:
     """Finds the faces of pictures, one picture at a time."""
@@ -92,8 +95,9 @@ class DeployedPipeline:
     async def ready(self) -> bool:
         application = serve.get_replica_context().app_name
         status = await asyncio.to_thread(serve.status)
-        deployments = status.applications[application].deployments.values()
-        return all(deployment.replica_states.get("RUNNING", 0) > 0 for deployment in deployments)
+        known = status.applications.get(application)
+        states = [deployment.replica_states for deployment in known.deployments.values()] if known else []
+        return bool(states) and all(any(found.get(state) for state in ANSWERING) for found in states)
 
     async def annotate(self, data: bytes, name: str) -> Annotated:
         outcome = await self._call(lambda: self._annotating.annotate.remote(data, name), patient=False)

@@ -106,7 +106,8 @@ def test_the_head_is_lost_and_comes_back(bundle, pictures, tmp_path, redis):
         assert without == [200] * 20, without
         cluster.start_head()
         cluster.wait(lambda: cluster.alive() == {HEAD, node.address}, 180, "the node has not come back")
-        assert answers(f"http://{node.address}:{SERVE_PORT}/readyz") == 200
+        ready = f"http://{node.address}:{SERVE_PORT}/readyz"
+        cluster.wait(lambda: answers(ready) == 200, 60, "the service does not say that it is ready")
         in_a_row(node, 5, 120)
         out = tmp_path / "prepared"
         finished(cluster.start_job("prepare.py", "--source", str(pictures), "--out", str(out)), 0)
