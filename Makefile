@@ -30,9 +30,9 @@ test-slow: install ## Run the slow tests: DeepSpeed, several processes, compiled
 
 coverage: install ## Run the tests and say which share of each room's lines they pass
 	mkdir -p .coverage && rm -f .coverage/data*
-	$(BIN)/coverage run -m pytest -q -m "not slow" || true
-	$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o .coverage/report.json
-	$(BIN)/python tests/coverage_by_room.py .coverage/report.json
+	$(BIN)/coverage run -m pytest -q -m "not slow"; tests=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage json --quiet -o .coverage/report.json && \
+	$(BIN)/python tests/coverage_by_room.py .coverage/report.json && exit $$tests
 
 lint: install ## Check style, types and spelling
 	$(BIN)/ruff check .

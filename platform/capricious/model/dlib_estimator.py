@@ -15,13 +15,10 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad, relu
 
 from capricious import weights
 from capricious.errors import CapriciousError
-from capricious.model.estimator import square
+from capricious.model.estimator import MEANS, square
 
 AGE_INPUT = 64
 """The age network's side in pixels; the gender network sees half of it."""
-
-MEANS = (122.782, 117.001, 104.298)
-"""Of red, green and blue, in 0…255; their difference to the picture is divided by 256."""
 
 FACE_CENTRE = (0.5, 0.6)
 FACE_SIDE = 0.6
@@ -61,7 +58,7 @@ class _Residual(nn.Module):
 
 
 class AgeNetwork(nn.Module):
-    """ResNet-10: B×3×64×64, see MEANS, to B×81 logits of AGES."""
+    """ResNet-10: B×3×64×64, their difference to MEANS over 256, to B×81 logits of AGES."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +73,7 @@ class AgeNetwork(nn.Module):
 
 
 class GenderNetwork(nn.Sequential):
-    """B×3×32×32, see MEANS, to B×2 logits of female and male."""
+    """B×3×32×32, as of AgeNetwork, to B×2 logits of female and male."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
