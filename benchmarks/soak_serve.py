@@ -1,9 +1,10 @@
 """Half an hour of load on the service while its replicas are killed at random: is a request lost, does memory grow?
 
     pip install -e '.[dev]'
-    python benchmarks/soak_serve.py [--minutes 30] [--load 0.8] [--kill-every 60] [--width 16] [--seed 0]
+    python benchmarks/soak_serve.py [--minutes 30] [--load 0.8] [--kill-every 60] [--bundle BUNDLE] [--seed 0]
 
-Random weights. First it measures what the service can do, then it sends `--load` of that at random times (Poisson),
+With the bundle that ships, or another. First it measures what the service can do, then it sends `--load` of that at
+random times (Poisson),
 whatever becomes of the answers: renders, sweeps as JSON lines, annotations of pictures never seen before, and files
 that are no pictures. Every `--kill-every` seconds on average a replica (the model, the annotator or the ingress) gets
 SIGKILL. Every answer must be what was asked for, or a problem (RFC 9457) that fits. What was in the hands of a killed
@@ -36,7 +37,7 @@ import numpy as np
 import psutil
 import ray
 from ray import serve
-from serve_tools import free_port, random_bundle
+from serve_tools import free_port
 from skimage.data import astronaut
 
 from capricious.cluster.session import PATIENCE
@@ -208,15 +209,15 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("minutes", 30.0), ("load", 0.8), ("kill-every", 60.0)):
         arguments.add_argument(f"--{name}", type=float, default=default)
-    for name, default in (("width", 16), ("seed", 0)):
-        arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--bundle", default=PortraitArguments().bundle)
     options = arguments.parse_args()
     os.environ.update({"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"), **PATIENCE})
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    bundle = random_bundle(Path(tempfile.mkdtemp(prefix="bundle-")) / "bundle", 128, options.width)
-    serve.run(portrait(PortraitArguments(bundle=str(bundle), ingress_replicas=2)), name="soak", route_prefix="/soak")
+    app = portrait(PortraitArguments(bundle=options.bundle, ingress_replicas=2))
+    serve.run(app, name="soak", route_prefix="/soak")
     soak = Soak(f"http://127.0.0.1:{port}/soak", options.seed)
     soak.saturate(5)
     most = soak.saturate(15)

@@ -37,7 +37,7 @@ class RenderRequest(Upload):
     smile: float | None = Field(None, ge=0, le=1, description="0 is none, 1 a wide one; default: the sitter's own.")
     emotion: Emotion | None = Field(None, description="Default: the sitter's own.")
     sitter_age: float | None = Field(None, ge=0, le=120, description="True age of the largest face; else estimated.")
-    composite: Composite = Field("painting", description="The whole picture, or one aligned face.")
+    composite: Composite = Field("painting", description="The whole picture, or one face cut from it and aligned.")
     face: int = Field(0, ge=0, le=1000, description="Which face, largest first, for composite=face.")
     picture_format: PictureFormat = Field("png", description="File format of the answer.")
 

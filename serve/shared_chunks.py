@@ -10,44 +10,25 @@ every request. The bits stay those of `Renderer.render`: a row of a chunk does n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from capricious.data.records import Face
 from capricious.model.bundle import Bundle
-from capricious.model.generator import Modulations
-from capricious.render.renderer import Renderer, Sitters, fit, to_uint8
+from capricious.render.renderer import Renderer, Row, Style, fit
 from capricious.render.sweep import Variant
-from capricious.render.synthesis import segments_of
 from serve.caching import SizedCache
 
 Group = tuple[Face, Sequence[Variant]]
 
 
 @dataclass(frozen=True, eq=False)
-class Style:
-    """What all variants of a face share: its latent, 1×latent, its prepared modulations (render.synthesis), and what a
-    refinement network, if the bundle has one, needs of it."""
-
-    latent: Tensor
-    modulations: Modulations
-    sitter: Sitters | None
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        tensors = [self.latent, *chain.from_iterable(self.modulations), *(self.sitter or ())]
-        return sum(tensor.nbytes for tensor in tensors)
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """A variant of a face: what one row of a batch shows."""
+class Asked:
+    """A variant of a face."""
 
     face_key: str
     face: Face
@@ -75,68 +56,39 @@ class SharedChunkRenderer(Renderer):
     @torch.inference_mode()
     def render_groups(self, groups: Sequence[Group]) -> list[np.ndarray]:
         """Returns for each group what render() returns: V×R×R×3 uint8."""
-        asked = [self._rows(fit(face, self.resolution), variants) for face, variants in groups]
+        asked = [self._asked(fit(face, self.resolution), variants) for face, variants in groups]
         pictures: dict[Hashable, np.ndarray] = {}
-        missing: dict[Hashable, Row] = {}
-        for row in chain.from_iterable(asked):
-            if row.key in pictures or row.key in missing:
+        missing: dict[Hashable, Asked] = {}
+        for one in chain.from_iterable(asked):
+            if one.key in pictures or one.key in missing:
                 continue
-            kept = row.face.image if self.is_unchanged(row.face, row.vector) else self._pictures.get(row.key)
+            kept = one.face.image if self.is_unchanged(one.face, one.vector) else self._pictures.get(one.key)
             if kept is None:
-                missing[row.key] = row
+                missing[one.key] = one
             else:
-                pictures[row.key] = kept
-        # Rows of one face side by side: they are modulated together.
-        rows = sorted(missing.values(), key=lambda row: row.face_key)
-        styles = self._styles_of(rows)
-        for start in range(0, len(rows), self.chunk):
-            chunk = rows[start : start + self.chunk]
-            for row, picture in zip(chunk, self._chunk(chunk, styles), strict=False):  # the chunk may be filled up
-                pictures[row.key] = picture.copy()  # not a view, which would keep the chunk alive
-                self._pictures.put(row.key, pictures[row.key], picture.nbytes)
+                pictures[one.key] = kept
+        # Those of one face side by side: they are modulated together.
+        todo = sorted(missing.values(), key=lambda one: one.face_key)
+        styles = self._styles_of(todo)
+        rows = [Row(style := styles[one.face_key], style.latent, one.vector) for one in todo]
+        for one, picture in zip(todo, self.pictures(rows), strict=True):
+            pictures[one.key] = picture.copy()  # not a view, which would keep the whole pass alive
+            self._pictures.put(one.key, pictures[one.key], picture.nbytes)
         shape = (-1, self.resolution, self.resolution, 3)
-        return [np.array([pictures[row.key] for row in group], np.uint8).reshape(shape) for group in asked]
+        return [np.array([pictures[one.key] for one in group], np.uint8).reshape(shape) for group in asked]
 
-    def _rows(self, face: Face, variants: Sequence[Variant]) -> list[Row]:
+    def _asked(self, face: Face, variants: Sequence[Variant]) -> list[Asked]:
         key = key_of(face)
-        return [Row(key, face, variant.of(face.attributes).vector()) for variant in variants]
+        return [Asked(key, face, variant.of(face.attributes).vector()) for variant in variants]
 
-    def _chunk(self, rows: Sequence[Row], styles: dict[str, Style]) -> np.ndarray:
-        rows = [*rows, *[rows[-1]] * (self.chunk - len(rows))]
-        names = list(dict.fromkeys(row.face_key for row in rows))
-        prepared = [styles[name].modulations for name in names]
-        of = [names.index(row.face_key) for row in rows]
-        segments = list(segments_of(of, prepared))
-        latents = torch.cat([styles[row.face_key].latent for row in rows])
-        vectors = torch.from_numpy(np.stack([row.vector for row in rows])).to(self.device)
-        made = self._synthesis(segments, latents, vectors)
-        return to_uint8(self.finished(made, _together(styles[name].sitter for name in names), of, vectors))
-
-    def _styles_of(self, rows: Sequence[Row]) -> dict[str, Style]:
-        faces = {row.face_key: row.face for row in rows}
-        styles = {key: style for key in faces if (style := self._styles.get(key)) is not None}
-        if new := [key for key in faces if key not in styles]:
-            made = self._new_styles([faces[key] for key in new])
-            for key, style in zip(new, made, strict=True):
-                styles[key] = style
-                self._styles.put(key, style, style.bytes)
-        return styles
-
-    def _new_styles(self, faces: Sequence[Face]) -> list[Style]:
-        latents = [self._encoder(self._image(face.image))[0] for face in faces]
-        maps = (self._generator.modulations(self._label_map(face.label_map)) for face in faces)
-        prepared = [self._synthesis.prepare(modulations) for modulations in maps]
-        sitters: list[Sitters | None] = [None] * len(faces)
-        if self._refinement is not None:
-            together = self.sitters(faces, torch.cat(latents), prepared)
-            sitters = [Sitters(*(each[i : i + 1].clone() for each in together)) for i in range(len(faces))]
-        return [Style(*parts) for parts in zip(latents, prepared, sitters, strict=True)]
-
-
-def _together(sitters: Iterable[Sitters | None]) -> Sitters | None:
-    """Joins sitters that were kept one by one."""
-    known = [sitter for sitter in sitters if sitter is not None]
-    return Sitters(*map(torch.cat, zip(*known, strict=True))) if known else None
+    def _styles_of(self, asked: Sequence[Asked]) -> dict[str, Style]:
+        faces = {one.face_key: one.face for one in asked}
+        found = {key: style for key in faces if (style := self._styles.get(key)) is not None}
+        new = [key for key in faces if key not in found]
+        for key, style in zip(new, self.styles([faces[key] for key in new]), strict=True):
+            found[key] = style
+            self._styles.put(key, style, style.bytes)
+        return found
 
 
 def key_of(face: Face) -> str:

@@ -197,7 +197,7 @@ def animation(result: SweepResult, composite: Composite) -> bytes:
         return result.animation()
     ages = result.sweep.ages or (None,)
     names = [result.sweep.at(age, look).name for look in result.sweep.looks() for age in ages]
-    frames = [np.hstack([result.render(face, name) for face in range(len(result.faces))]) for name in names]
+    frames = [np.hstack([result.crop(face, name) for face in range(len(result.faces))]) for name in names]
     return result.stamped(gif(frames, FRAME_SECONDS, ping_pong=True))
 
 

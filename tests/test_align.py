@@ -1,4 +1,4 @@
-"""The crop of a face: FFHQ's rule, sampling without bias or aliasing, padding, and the way back."""
+"""The crop of a face: FFHQ's rule, sampling without bias or aliasing, padding."""
 
 import time
 
@@ -8,19 +8,10 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from placement_tools import quads, square
 
 from capricious.errors import Rejection
-from capricious.faces.align import align, inside_share, quad_of, side_of, to_crop, to_source, unalign
-
-
-def square(x: float, y: float, side: float, degrees: float = 0.0) -> np.ndarray:
-    """A quad by its centre, side and angle (clockwise on screen)."""
-    turn = np.deg2rad(degrees)
-    right = side / 2 * np.array([np.cos(turn), np.sin(turn)])
-    down = np.array([-right[1], right[0]])
-    centre = np.array([x, y])
-    corners = [centre - right - down, centre - right + down, centre + right + down, centre + right - down]
-    return np.stack(corners).astype(np.float32)
+from capricious.faces.align import align, inside_share, quad_of, side_of, to_crop, to_source
 
 
 def face_landmarks(eye_distance: float = 100.0, eye_to_mouth: float = 110.0) -> np.ndarray:
@@ -31,9 +22,6 @@ def face_landmarks(eye_distance: float = 100.0, eye_to_mouth: float = 110.0) -> 
     points[36:42], points[42:48] = ring - eye, ring + eye
     points[48], points[54] = [-30, eye_to_mouth], [30, eye_to_mouth]
     return points
-
-
-quads = st.builds(square, st.floats(-50, 250), st.floats(-50, 200), st.floats(5, 400), st.floats(-180, 180))
 
 
 # --- quad_of
@@ -89,8 +77,6 @@ def test_wrong_shapes_are_programming_errors() -> None:
         quad_of(np.zeros((5, 2)))
     with pytest.raises(ValueError, match="H×W×3 uint8"):
         align(np.zeros((50, 50)), square(25, 25, 20), 16)
-    with pytest.raises(ValueError, match="R×R"):
-        unalign(np.zeros((8, 9)), square(25, 25, 20), 50, 50)
 
 
 # --- coordinates
@@ -212,57 +198,3 @@ def test_any_quad_gives_a_crop_or_a_rejection(quad: np.ndarray, width: int, heig
             align(picture, quad, 16)
     else:
         assert (align(picture, quad, 16) == 90).all()
-
-
-# --- unalign
-
-
-@pytest.mark.parametrize(
-    "quad", [square(200, 150, 100), square(200, 150, 205, 20), square(191.2, 150, 90, 190), square(10, 290, 100, 45)]
-)
-def test_unalign_inverts_align_on_a_smooth_picture(quad: np.ndarray) -> None:
-    picture = waves_picture()
-    x, y, patch, mask = unalign(align(picture, quad, 128), quad, 400, 300)
-    height, width = patch.shape[:2]
-    window = picture[y : y + height, x : x + width]
-    assert patch.dtype == np.uint8 and mask.shape == (height, width)
-    inside = mask == 1
-    error = patch[inside].astype(float) - window[inside]
-    assert np.abs(error).max() <= 3 and abs(error.mean()) < 0.05
-
-
-def test_unalign_places_a_copy_on_the_pixel_grid() -> None:
-    noise = np.random.default_rng(0).normal(size=(32, 32, 2)).astype(np.float32)
-    x, y, patch, mask = unalign(noise, square(66, 46, 32), 200, 100)
-    assert (x, y, patch.dtype) == (50, 30, np.float32)
-    assert np.allclose(patch, noise, atol=1e-5)
-    assert mask[0, 0] == 0.5 and (mask[1:-1, 1:-1] == 1).all()
-
-
-def test_unalign_is_linear_and_keeps_signs() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 24, 24)).astype(np.float32)
-    quad = square(60, 50, 70, 25)
-    warped = unalign(a - 2 * b, quad, 120, 100)[2]
-    assert warped.min() < 0 < warped.max()
-    assert np.allclose(warped, unalign(a, quad, 120, 100)[2] - 2 * unalign(b, quad, 120, 100)[2], atol=1e-4)
-
-
-@settings(max_examples=60, deadline=None)
-@given(quads)
-def test_the_mask_is_the_quad(quad: np.ndarray) -> None:
-    x, y, patch, mask = unalign(np.ones((8, 8), np.float32), quad, 200, 150)
-    assert patch.shape == mask.shape
-    height, width = mask.shape
-    grid = np.stack(np.meshgrid(np.arange(200), np.arange(150)), -1) + 0.5
-    at = to_crop(grid.reshape(-1, 2), quad, 1).reshape(150, 200, 2)
-    depth = np.minimum(at, 1 - at).min(-1) * side_of(quad)  # in source pixels
-    assert (depth > 0)[y : y + height, x : x + width].sum() == (depth > 0).sum()  # nothing of it is left out
-    depth = depth[y : y + height, x : x + width]
-    assert np.allclose(mask, np.clip(depth, 0, 1), atol=2e-3)
-
-
-def test_an_enlarged_face_is_reduced_without_aliasing() -> None:
-    board = np.indices((256, 256)).sum(0) % 2 * 200.0
-    patch, mask = unalign(board.astype(np.float32), square(50, 50, 40), 100, 100)[2:]
-    assert np.abs(patch[mask == 1] - 100).max() < 20

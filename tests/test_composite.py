@@ -8,24 +8,19 @@ import skimage.data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from placement_tools import pasted, square
 
 from capricious.data.records import Face
-from capricious.faces.align import align, to_crop, unalign
+from capricious.faces.align import align, bounds_of, to_crop
 from capricious.faces.attributes import Attributes
-from capricious.faces.label_map import HAIR, SKIN
+from capricious.faces.label_map import EYES, HAIR, MOUTH, SKIN
 from capricious.model.put_back import put_back as put_back_in_training
-from capricious.render.composite import MODES, paste_back, put_back, sitter_mask
+from capricious.render.composite import MODES, Compositing, put_back, sitter_mask
+from capricious.render.sweep import Variant
+from capricious.render.unalign import Unalign
 
 R = 64
 PHOTO = np.ascontiguousarray(skimage.data.astronaut())
-
-
-def square(x: float, y: float, side: float, degrees: float = 0.0) -> np.ndarray:
-    turn = np.deg2rad(degrees)
-    right = side / 2 * np.array([np.cos(turn), np.sin(turn)])
-    down, centre = np.array([-right[1], right[0]]), np.array([x, y])
-    corners = [centre - right - down, centre - right + down, centre + right + down, centre + right - down]
-    return np.stack(corners).astype(np.float32)
 
 
 def face_in(picture: np.ndarray, quad: np.ndarray) -> Face:
@@ -45,7 +40,7 @@ def shifted(render: np.ndarray, levels: int) -> np.ndarray:
 
 
 def outside(face: Face, picture: np.ndarray) -> np.ndarray:
-    """Which pixels have their centre outside of the quad; independent of unalign()."""
+    """Which pixels have their centre outside of the quad; independent of Unalign."""
     height, width = picture.shape[:2]
     at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2) + 0.5
     at = to_crop(at, face.quad, 1).reshape(height, width, 2)
@@ -57,7 +52,7 @@ def outside(face: Face, picture: np.ndarray) -> np.ndarray:
 def test_equal_renders_leave_every_byte(x: float, y: float, side: float, degrees: float, seed: int) -> None:
     face = dataclasses.replace(ASTRONAUT, quad=square(x, y, side, degrees))
     render = np.random.default_rng(seed).integers(0, 256, (R, R, 3), np.uint8)
-    assert np.array_equal(paste_back(PHOTO, face, render, render.copy()), PHOTO)
+    assert np.array_equal(pasted(PHOTO, face, render, render.copy()), PHOTO)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -65,7 +60,7 @@ def test_equal_renders_leave_every_byte(x: float, y: float, side: float, degrees
 def test_outside_of_the_quad_nothing_changes_and_the_original_never(mode: str, quad: np.ndarray) -> None:
     face = face_in(PHOTO, quad)
     before = PHOTO.copy()
-    out = paste_back(PHOTO, face, face.image, 255 - face.image, mode=mode)
+    out = pasted(PHOTO, face, face.image, 255 - face.image, mode=mode)
     assert np.array_equal(PHOTO, before) and out is not PHOTO
     elsewhere = outside(face, PHOTO)
     assert np.array_equal(out[elsewhere], PHOTO[elsewhere])
@@ -76,10 +71,12 @@ def test_equal_pixels_beyond_the_guide_window_stay() -> None:
     """Where only the hair differs, the chin keeps its bytes."""
     target = ASTRONAUT.image.copy()
     target[: R // 4] = shifted(target[: R // 4], 40)
-    out = paste_back(PHOTO, ASTRONAUT, ASTRONAUT.image, target)
-    x, y, patch, _ = unalign(np.indices((R, R))[0].astype(np.float32), ASTRONAUT.quad, 512, 512)
-    below = patch > R / 4 + 2 * 2 + 4  # two box filters of radius 2, and the bicubic kernel
-    window = np.s_[y : y + patch.shape[0], x : x + patch.shape[1]]
+    out = pasted(PHOTO, ASTRONAUT, ASTRONAUT.image, target)
+    left, top, right, bottom = bounds_of(ASTRONAUT.quad, 512, 512)
+    way = Unalign(ASTRONAUT.quad, R, (left, top, right, bottom))
+    rows = way(np.indices((R, R))[0, ..., None].astype(np.float32))[..., 0]
+    below = (way.coverage > 0) & (rows > R / 4 + 2 * 2 + 4)  # two box filters of radius 2, and the bicubic kernel
+    window = np.s_[top:bottom, left:right]
     assert np.array_equal(out[window][below], PHOTO[window][below])
     assert (out[window] != PHOTO[window]).any()
 
@@ -87,12 +84,12 @@ def test_equal_pixels_beyond_the_guide_window_stay() -> None:
 def test_a_constant_difference_is_added_in_full_inside_and_fades_to_the_border() -> None:
     picture = np.full((300, 300, 3), 100, np.uint8)
     face = face_in(picture, square(150, 150, 200))
-    out = paste_back(picture, face, face.image, shifted(face.image, 30))
+    out = pasted(picture, face, face.image, shifted(face.image, 30))
     assert (out[130:170, 130:170] == 130).all()
     assert (out[50:55, 50:250] == 100).all()
     profile = out[150, 50:151, 0].astype(int)
     assert (np.diff(profile) >= 0).all() and np.diff(profile).max() <= 6  # no visible seam
-    half = paste_back(picture, face, face.image, shifted(face.image, 30), strength=0.5)
+    half = pasted(picture, face, face.image, shifted(face.image, 30), strength=0.5)
     assert (half[130:170, 130:170] == 115).all()
 
 
@@ -102,7 +99,7 @@ def test_a_crop_changes_as_its_picture_does() -> None:
     source = np.random.default_rng(0).integers(0, 200, (R, R, 3), np.uint8)
     crops = put_back(face.image, face, source, np.stack([source, shifted(source, 30)]))
     assert np.array_equal(crops[0], face.image)
-    changed = align(paste_back(PHOTO, face, source, shifted(source, 30)), quad, R)
+    changed = align(pasted(PHOTO, face, source, shifted(source, 30)), quad, R)
     assert np.abs(crops[1].astype(int) - changed).max() <= 1
 
 
@@ -118,6 +115,21 @@ def test_training_judges_what_is_delivered() -> None:
     assert np.array_equal(trained[..., :4, :4], images[0][..., :4, :4])  # background
 
 
+def test_gaze_and_expression_stay_where_age_alone_changes() -> None:
+    picture = np.full((300, 300, 3), 100, np.uint8)
+    labels = np.full((R, R), SKIN, np.uint8)
+    labels[16:28, 16:28], labels[40:52, 20:44] = EYES, MOUTH
+    face = dataclasses.replace(face_in(picture, square(150, 150, 200)), label_map=labels)
+    eye, mouth, cheek = ((50 + 200 * y // R, 50 + 200 * x // R) for y, x in ((22, 22), (46, 32), (34, 32)))
+    older, smiling = Variant("age-70", {"age": 70.0}), Variant("smile", {"age": 70.0, "smile": 1.0})
+    for variant, wanted in ((older, [110, 120, 140]), (smiling, [140, 140, 140])):
+        composite = Compositing(eyes=0.25, mouth=0.5).of(variant)
+        out = pasted(picture, face, face.image, shifted(face.image, 40), **composite._asdict())
+        assert np.allclose([out[place][0] for place in (eye, mouth, cheek)], wanted, atol=1), variant
+    blend = pasted(picture, face, face.image, shifted(face.image, 40), mode="blend", eyes=0.0, mouth=0.0)
+    assert blend[eye][0] == pytest.approx(140, abs=1)
+
+
 def test_brushwork_survives_the_difference_but_not_the_blend() -> None:
     rng = np.random.default_rng(0)
     texture = rng.normal(0, 12, (400, 400, 1))
@@ -125,8 +137,8 @@ def test_brushwork_survives_the_difference_but_not_the_blend() -> None:
     face = face_in(painting, square(200, 200, 320))
     target = shifted(face.image, 25)
     inner = np.s_[160:240, 160:240, 0]
-    difference = paste_back(painting, face, face.image, target)[inner].astype(float)
-    blend = paste_back(painting, face, face.image, target, mode="blend")[inner].astype(float)
+    difference = pasted(painting, face, face.image, target)[inner].astype(float)
+    blend = pasted(painting, face, face.image, target, mode="blend")[inner].astype(float)
     original = painting[inner].astype(float)
     assert difference.mean() - original.mean() == pytest.approx(25, abs=1)
     assert blend.mean() - original.mean() == pytest.approx(25, abs=3)
@@ -143,10 +155,10 @@ def test_the_difference_follows_the_paintings_edge() -> None:
     target = face.image.astype(float)
     darkness = (170 - target) / 110  # 1 in the hair, in between where a crop pixel sees both
     target = np.rint(target + 80 * darkness).astype(np.uint8)
-    out = paste_back(painting, face, face.image, target).astype(float)
+    out = pasted(painting, face, face.image, target).astype(float)
     exact = painting.astype(float)
     exact[:, :260] += 80
-    enlarged = unalign(target.astype(np.float32) - face.image, face.quad, 512, 512)[2] + painting
+    enlarged = Unalign(face.quad, R, (0, 0, 512, 512))(target.astype(np.float32) - face.image) + painting
     near = np.s_[240:272, 240:280]
     assert np.abs(out[near] - exact[near]).mean() < 0.5 * np.abs(enlarged[near] - exact[near]).mean()
 
@@ -158,7 +170,7 @@ def test_two_faces_apart_may_come_in_any_order() -> None:
     for order in (changes, changes[::-1]):
         picture = PHOTO
         for face, target in order:
-            picture = paste_back(picture, face, face.image, target)
+            picture = pasted(picture, face, face.image, target)
         outcomes.append(picture)
     assert np.array_equal(*outcomes)
 
@@ -178,7 +190,6 @@ def test_the_mask_is_the_sitter_softly_and_zero_at_the_border() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"picture": PHOTO[..., 0]}, "picture must be H×W×3"),
         ({"source": PHOTO}, "source must be uint8"),
         ({"target": ASTRONAUT.image / 255.0}, "target must be uint8"),
         ({"mode": "poisson"}, "difference, blend"),
@@ -190,4 +201,4 @@ def test_the_mask_is_the_sitter_softly_and_zero_at_the_border() -> None:
 def test_wrong_input_is_named(change: dict, words: str) -> None:
     good = {"picture": PHOTO, "face": ASTRONAUT, "source": ASTRONAUT.image, "target": ASTRONAUT.image}
     with pytest.raises(ValueError, match=words):
-        paste_back(**{**good, **change})
+        pasted(**{**good, **change})

@@ -136,3 +136,23 @@ def test_a_power_cut_in_training(two_nodes, tmp_path):
     printed = finished(job, 0)
     assert "0.2 kimg, trained" in printed and "continuing" in (out / "metrics.jsonl").read_text() + printed
     assert (out / "bundle").is_dir()
+
+
+def test_the_head_is_lost_under_a_render(museum, tmp_path):
+    """The job ends with it. On a new cluster the same command does what is left, and nothing twice that was done."""
+    out = tmp_path / "sweeps"
+    with machines((1, 1)) as cluster:
+        job = start_render(cluster, museum, out)
+        wait_for(cluster, job, lambda: some_done(out))
+        cluster.head.kill()
+        job.wait(30)
+        for node in list(cluster.nodes):
+            cluster.kill(node)
+        before = {file: file.stat().st_mtime_ns for file in (out / "ledger").glob("*.parquet")}
+        assert before
+        cluster.start_head()
+        cluster.add(1)
+        cluster.add(1)
+        finished(start_render(cluster, museum, out), 0)
+        assert {file: file.stat().st_mtime_ns for file in before} == before
+        assert_whole(cluster, out)

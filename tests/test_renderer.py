@@ -157,11 +157,12 @@ def test_refined_bytes_depend_on_nobody_else_either(refined, face):
     assert np.array_equal(renderer.render(face, variants[4:5]), together[0, 4:5])
 
 
-def test_a_refinement_network_can_be_left_out(refined, face):
+def test_what_the_generator_makes_can_be_seen_beside_what_is_delivered(refined, face):
     variants = Sweep().variants()
-    alone = Renderer(refined, refined=False).render(face, variants)
+    alone, finished = Renderer(refined).render_both(face, variants)
     assert np.array_equal(alone, Renderer(replace(refined, refinement=None)).render(face, variants))
-    assert not np.array_equal(alone, Renderer(refined).render(face, variants))
+    assert np.array_equal(finished, Renderer(refined).render(face, variants))
+    assert not np.array_equal(alone, finished)
 
 
 def test_an_unknown_age_is_a_state_of_its_own(renderer, face):
@@ -267,7 +268,7 @@ def test_a_sheet_shows_faces_as_they_are_delivered(result):
     last = sheet[:, : -CELL // 3]  # the margin
     rows = range(sheet.shape[0] - CELL)
     off = min(np.abs(last[row : row + CELL, -CELL:].astype(int) - wanted).mean() for row in rows)
-    assert off < 2.0 < np.abs(background - wanted).mean()
+    assert 3 * off < np.abs(background - wanted).mean()
 
 
 def test_every_file_says_what_it_is(result, bundle):

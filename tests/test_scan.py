@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
+from placement_tools import pasted, square
 from skimage.data import astronaut
-from test_composite import face_in, shifted, square
+from test_composite import face_in, shifted
 
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode, encode
-from capricious.render.composite import MODES, paste_into
+from capricious.render.composite import MODES
 from capricious.render.provenance import Provenance, read_stamp, stamp
 from capricious.render.scan import Scan, read_scan
 from capricious.render.sweep import Variant
@@ -50,7 +51,7 @@ def test_sixteen_bits_come_back_as_they_were_but_where_the_face_changed():
     scan = read_scan(encode(DEEP, "tiff", exif=description()), name="deep.tif")
     assert scan.depth == 16 and np.array_equal(scan.native, DEEP)
     face = face_in(scan.srgb, square(224, 116, 200, 8))
-    out = paste_into(scan, face, face.image, shifted(face.image, 20))
+    out = pasted(scan, face, face.image, shifted(face.image, 20))
     data = stamp(out.encode("tiff"), PROVENANCE)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]  # another reader
     assert pixels.dtype == np.uint16
@@ -72,7 +73,7 @@ def test_profile_and_description_are_kept(format):
     face = face_in(scan.srgb, square(224, 116, 200))
     redder = shifted(face.image, 0)
     redder[..., 0] = shifted(redder[..., 0], 40)
-    out = paste_into(scan, face, face.image, redder)
+    out = pasted(scan, face, face.image, redder)
     inside = np.s_[80:150, 190:260]
     step = out.native[inside].astype(int) - PHOTO[inside]
     assert step[..., 1].mean() > 10 and np.abs(step[..., [0, 2]]).mean() < 3  # what is red in sRGB is green here
@@ -118,9 +119,9 @@ def test_tiles_meet_without_a_seam(mode, monkeypatch):
     """A face over many tiles equals the face in one."""
     large = cv2.resize(PHOTO, (1500, 1500), interpolation=cv2.INTER_CUBIC)
     face = face_in(large, square(650, 400, 700, 12))
-    whole = paste_into(Scan(large), face, face.image, shifted(face.image[:, ::-1], 25), mode=mode).srgb
+    whole = pasted(Scan(large), face, face.image, shifted(face.image[:, ::-1], 25), mode=mode).srgb
     monkeypatch.setattr("capricious.render.composite.TILE", 128)
-    tiled = paste_into(Scan(large), face, face.image, shifted(face.image[:, ::-1], 25), mode=mode).srgb
+    tiled = pasted(Scan(large), face, face.image, shifted(face.image[:, ::-1], 25), mode=mode).srgb
     assert (whole != large).any()
     assert np.abs(whole.astype(int) - tiled).max() <= 1  # a sum taken in another order may round the other way
     assert (whole != tiled).mean() < 1e-3

@@ -47,7 +47,7 @@ def test_synthesis_equals_the_generator_for_portraits_mixed_in_one_batch(conditi
     portraits = [0, 0, 1, 2]
     synthesis = Synthesis(generator)
     prepared = [synthesis.prepare(generator.modulations(labels[number : number + 1])) for number in range(3)]
-    found = synthesis(list(segments_of(portraits, prepared)), latent, attributes)
+    found = synthesis(list(segments_of([prepared[number] for number in portraits])), latent, attributes)
     expected = generator.double()(labels[portraits], latent.double(), attributes.double())
     assert expected.std() > 0.01
     assert (found - expected).abs().max() < 1e-6

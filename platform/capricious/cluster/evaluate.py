@@ -140,9 +140,7 @@ class MeasureShard(ShardWorker):
     ):
         super().__init__(out)
         self.sweep, self.resolution, self.put_back = sweep, resolution, put_back
-        read = {name: read_bundle(uri) for name, uri in bundles.items()}
-        self.renderers = {name: Renderer(bundle, threads=1, refined=False) for name, bundle in read.items()}
-        self.refining = {name: Renderer(bundle, threads=1) for name, bundle in read.items() if bundle.refinement}
+        self.renderers = {name: Renderer(read_bundle(uri), threads=1) for name, uri in bundles.items()}
         self.measurer = Measurer(CropReader(), without)
         self.key = {**extractor_hashes(without), **_reader(), "resolution": resolution, "schema": str(SCHEMA)}
 
@@ -174,13 +172,11 @@ class MeasureShard(ShardWorker):
         own = {**(real.get(portrait.id) or self._real(portrait)), "medium": medium}
         rows = [own]
         for name, renderer in self.renderers.items():
-            pictures = renderer.render(face, self.sweep.variants())
-            rows.append(self.measurer.renders(name, face, _fitted(pictures, self.resolution), own))
+            alone, pictures = renderer.render_both(face, self.sweep.variants())
+            rows.append(self.measurer.renders(name, face, _fitted(alone, self.resolution), own))
             if self.put_back:
                 small = fit(face, renderer.resolution)
                 settled = AS_THE_BUNDLE_ASKS.settled(renderer.bundle.strength)
-                if refining := self.refining.get(name):
-                    pictures = refining.render(face, self.sweep.variants())
                 delivered = put_back(face.image, small, pictures[0], pictures, settled)
                 rows.append(self.measurer.renders(f"{name}, {PUT_BACK}", face, delivered, own))
         return rows

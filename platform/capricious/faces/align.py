@@ -239,74 +239,8 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)
 
 
-def unalign(
-    crop: np.ndarray, quad: np.ndarray, width: int, height: int, window: tuple[int, int, int, int] | None = None
-) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Warps a crop back onto the pixel grid of its source picture: the inverse of align().
-
-    Args:
-        crop: R×R or R×R×C, uint8 or any float (values of any sign, e.g. a difference of two renders).
-        quad: 4×2 corners as from quad_of().
-        width, height: size of the source picture.
-        window: left, top, right and bottom of the part of the picture that is wanted; None for bounds_of(quad).
-            A large face is warped window by window, so that memory is bounded.
-
-    Returns:
-        x0, y0, patch and mask: `patch` is h×w (×C), uint8 for uint8 and else float32, and belongs at
-        picture[y0:y0+h, x0:x0+w], the window; it is 0 outside of the quad. `mask` is h×w float32: 1 inside of
-        the quad, falling to 0 over the last source pixel before its edge, 0 outside. h or w is 0 when the quad
-        misses the picture.
-
-    Raises:
-        ValueError: the crop is not square.
-        Rejection: stage "landmarks", reason "degenerate".
-    """
-    size = crop.shape[0]
-    if crop.ndim not in (2, 3) or crop.shape[1] != size:
-        raise ValueError(f"crop must be R×R or R×R×C, found: {crop.shape}")
-    x0, y0, x1, y1 = bounds_of(quad, width, height) if window is None else window
-    shape = (x1 - x0, y1 - y0)
-
-    # Where the source is coarser than the crop (an enlarged face) the crop must be reduced first.
-    side = side_of(quad)
-    grid = min(size, max(1, math.ceil(side)))
-    origin, across, along = to_crop(np.array([[x0, y0], [x0 + 1, y0], [x0, y0 + 1]]), quad, grid)
-    coefficients = (*np.stack([across - origin, along - origin, origin], axis=1).ravel(),)
-
-    def warp(plane: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-        if grid < size:
-            picture = picture.resize((grid, grid), Image.Resampling.LANCZOS)
-        return np.asarray(_warp(picture, shape, coefficients))
-
-    mask = _coverage(origin, across - origin, along - origin, shape, grid) * np.float32(side / grid)
-    mask = np.clip(mask, 0.0, 1.0)
-    if 0 in shape:
-        return x0, y0, np.zeros((shape[1], shape[0], *crop.shape[2:]), crop.dtype), mask
-    planes = np.atleast_3d(crop)
-    patch = np.stack([warp(planes[..., c]) for c in range(planes.shape[2])], axis=-1)
-    patch = patch.reshape(shape[1], shape[0], *crop.shape[2:])
-    if crop.dtype == np.uint8:
-        patch = _to_uint8(patch)
-    return x0, y0, patch, mask
-
-
 def bounds_of(quad: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
     """Returns left, top, right and bottom of the whole pixels of a width×height picture that a quad touches."""
     low = np.clip(np.floor(quad.min(0)), 0, (width, height)).astype(int)
     high = np.clip(np.ceil(quad.max(0)), 0, (width, height)).astype(int)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
-
-def _coverage(
-    origin: np.ndarray, across: np.ndarray, along: np.ndarray, shape: tuple[int, int], grid: int
-) -> np.ndarray:
-    """Returns how deep each source pixel's centre lies inside of the crop, in crop pixels; h×w float32."""
-    columns = np.arange(shape[0], dtype=np.float32) + 0.5
-    rows = np.arange(shape[1], dtype=np.float32) + 0.5
-    depth = np.full((shape[1], shape[0]), np.inf, np.float32)
-    for axis in (0, 1):
-        at = (origin[axis] + across[axis] * columns).astype(np.float32)
-        at = at + (along[axis] * rows).astype(np.float32)[:, None]
-        depth = np.minimum(depth, np.minimum(at, grid - at))
-    return depth

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import conv2d, leaky_relu
 
 from capricious.faces.label_map import CLASSES
 from capricious.model.checks import check_positive
@@ -64,7 +64,7 @@ class Refinement(nn.Module):
         self.render = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
         self.down_blocks = nn.ModuleList(_Block(b) for b in widths[1:])
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(EnlargingConvolution(b, a, 3, padding=1) for a, b in pairwise(widths))
         self.up_blocks = nn.ModuleList(_Block(a) for a in widths[:-1])
         self.change = nn.Conv2d(widths[0], 3, 3, padding=1)
         for parameter in self.change.parameters():
@@ -107,9 +107,33 @@ class Refinement(nn.Module):
             kept.append(x)
             x = block(down(leaky_relu(x, SLOPE)), embedding)
         for up, block in zip(reversed(self.up), reversed(self.up_blocks), strict=True):
-            x = up(leaky_relu(interpolate(x, scale_factor=2.0, mode="nearest"), SLOPE))
-            x = block(x + kept.pop(), embedding)
+            x = block(up(leaky_relu(x, SLOPE)) + kept.pop(), embedding)
         return self.change(leaky_relu(x, SLOPE))
+
+
+class EnlargingConvolution(nn.Conv2d):
+    """A 3×3 convolution of its input enlarged twofold by nearest neighbour, at 4/9 of the cost.
+
+    Each of the four pixels that one becomes sees but 2×2 pixels of the input, some of them through several weights,
+    which are added beforehand.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×C×H×W → B×O×2H×2W."""
+        first, second, third = self.weight.unbind(2)
+        rows = (torch.stack([first, second + third], 2), torch.stack([first + second, third], 2))
+        kernels = []
+        for kernel in rows:
+            first, second, third = kernel.unbind(3)
+            kernels += [torch.stack([first, second + third], 3), torch.stack([first + second, third], 3)]
+        # Output pixel 2i sees input pixels i − 1 and i, and 2i + 1 sees i and i + 1: one place further.
+        y = conv2d(x, torch.cat(kernels), padding=1).unflatten(1, (2, 2, -1))
+        height, width = x.shape[-2:]
+        out = y.new_empty(len(x), 2 * height, 2 * width, y.shape[3]).permute(0, 3, 1, 2)  # channels last
+        for a in (0, 1):
+            for b in (0, 1):
+                out[..., a::2, b::2] = y[:, a, b, :, a : a + height, b : b + width]
+        return out if self.bias is None else out + self.bias[:, None, None]
 
 
 class _Block(nn.Module):

@@ -2,12 +2,12 @@
 
 A painting has ten times the resolution of the network. What the network knows is the *change* from
 one attribute to another; what only the painting knows is its brushwork, craquelure and canvas. So
-paste_into() adds the difference of two renders to the painting instead of replacing pixels.
+a Placement adds the difference of two renders to the painting instead of replacing pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,18 +16,21 @@ import numpy as np
 
 from capricious.data.records import Face
 from capricious.errors import ConfigError
-from capricious.faces.align import bounds_of, unalign
-from capricious.faces.label_map import BACKGROUND, resize_label_map
+from capricious.faces.align import bounds_of
+from capricious.faces.label_map import BACKGROUND, EYES, MOUTH, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
+from capricious.render.blend import BORDER, blend
 from capricious.render.scan import Scan
+from capricious.render.sweep import Variant
+from capricious.render.unalign import STRIP, Unalign, Window
 
 MODES = ("difference", "blend")
 
+FEATURE = 1 / 128
+"""Softness of the outline of eyes and mouth, as FEATHER."""
+
 FEATHER = 1 / 40
 """Default softness of the mask's edge: standard deviation as a share of the crop's side."""
-
-BORDER = 1 / 12
-"""Width of the strip along the crop's edge in which the mask fades to 0, as a share of its side."""
 
 GUIDE_RADIUS = 2
 """Radius in crop pixels of the guided filter's window: an edge is sharpened from this near."""
@@ -38,113 +41,159 @@ GUIDE_EPSILON = (0.05 * 255) ** 2
 TILE = 1024
 """Side in source pixels of the tiles that a face is worked on in."""
 
-LEVELS = 5
-"""Most levels of the blend's pyramid: its coarsest pixel is 32 source pixels wide."""
-
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
 class CompositeConfig:
-    """How faces are put back into their picture: see paste_into()."""
+    """How faces are put back into their picture: see Placement."""
 
     mode: Literal["difference", "blend"] = "difference"
     """difference keeps brushwork and canvas; blend puts the render itself there."""
     strength: float | None = None
     """0 (the picture) … 1 (the render); beyond 1 exaggerates. None: a difference of what the bundle asks for, a blend
     of 1."""
+    eyes: float = 0.25
+    """Share of a difference that the eyes get where only age or gender change: an iris drawn anew at another place is
+    a second iris, and the gaze is the sitter's."""
+    mouth: float = 0.5
+    """The same of the mouth, for the sake of lips and teeth."""
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
             raise ConfigError(f"composite.strength must be in 0…{MAX_STRENGTH:g}, found: {self.strength}")
+        if not (0 <= self.eyes <= 1 and 0 <= self.mouth <= 1):
+            raise ConfigError(f"composite.eyes and mouth must be in 0…1, found: {self.eyes} and {self.mouth}")
 
     def settled(self, strength: float) -> Compositing:
         """Returns what is meant where the bundle that renders asks for `strength` (`Bundle.strength`)."""
         if self.strength is not None:
-            return Compositing(self.mode, self.strength)
-        return Compositing(self.mode, strength if self.mode == "difference" else 1.0)
+            strength = self.strength
+        elif self.mode == "blend":
+            strength = 1.0
+        return Compositing(self.mode, strength, self.eyes, self.mouth)
 
 
 class Compositing(NamedTuple):
     """A CompositeConfig that leaves nothing open."""
 
-    mode: Literal["difference", "blend"]
-    strength: float
+    mode: Literal["difference", "blend"] = "difference"
+    strength: float = 1.0
+    eyes: float = CompositeConfig.eyes
+    mouth: float = CompositeConfig.mouth
+
+    def of(self, variant: Variant) -> Compositing:
+        """Returns what holds for a variant: what changes more than age and gender changes eyes and mouth in full."""
+        if set(variant.changes) <= {"age", "gender"} and not variant.style:
+            return self
+        return self._replace(eyes=1.0, mouth=1.0)
 
 
 AS_THE_BUNDLE_ASKS = CompositeConfig()
-DIFFERENCE = Compositing("difference", 1.0)
+DIFFERENCE = Compositing()
 
 
-def paste_back(
-    picture: np.ndarray,
-    face: Face,
-    source: np.ndarray,
-    target: np.ndarray,
-    *,
-    mode: str = "difference",
-    strength: float = 1.0,
-    feather: float = FEATHER,
-) -> np.ndarray:
-    """Returns a picture, H×W×3 uint8, with one face changed from `source` to `target`: see paste_into()."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"picture must be H×W×3 uint8, found: {picture.shape} {picture.dtype}")
-    return paste_into(Scan(picture), face, source, target, mode=mode, strength=strength, feather=feather).srgb
+class Placement:
+    """A face in its picture, and what all its variants share.
 
-
-def paste_into(
-    scan: Scan,
-    face: Face,
-    source: np.ndarray,
-    target: np.ndarray,
-    *,
-    mode: str = "difference",
-    strength: float = 1.0,
-    feather: float = FEATHER,
-) -> Scan:
-    """Returns the scan with one face changed from `source` to `target`.
-
-    Call it face after face for a picture with several sitters. Works tile by tile: besides the copy it needs some
-    hundred MB, however large face and picture are.
+    Works tile by tile: it needs some hundred MB, however large face and picture are.
 
     Args:
-        scan: the picture that `face` was found in. It is not modified.
+        scan: the picture that `face` was found in.
         face: its quad says where, its label map what belongs to the sitter, its image is the guide.
         source: R×R×3 uint8, the render at the sitter's own attributes.
-        target: R×R×3 uint8, the render at the wanted attributes.
-        mode: "difference" adds target − source, so that what both renders get wrong cancels out and the
-            painting's texture stays: where the two are equal the picture keeps its very values.
-            "blend" puts the target itself there, blended over a Laplacian pyramid (Burt & Adelson 1983):
-            smoother where a render departs far from the picture, at the network's resolution.
-        strength: 0 (the picture) … 1 (the target); beyond 1 exaggerates.
+        composite: how. "difference" adds target − source, so that what both renders get wrong cancels out and the
+            painting's texture stays: where the two are equal the picture keeps its very values. "blend" puts the target
+            itself there, blended over a Laplacian pyramid: smoother where a render departs far from the picture, at the
+            network's resolution. Strength is 0 (the picture) … 1 (the target); beyond 1 exaggerates.
         feather: softness of the mask's edge, as a share of the crop's side.
-
-    Returns:
-        A scan of the same size and depth; pixels outside of the face's quad are the picture's own.
 
     Raises:
         ValueError: a shape, the mode, the strength or the feather is wrong; the message says which.
         Rejection: stage "landmarks", reason "degenerate": the quad has no area.
     """
-    shape = face.image.shape
-    for name, render in (("source", source), ("target", target)):
+
+    def __init__(self, scan: Scan, face: Face, source: np.ndarray, composite: Compositing, *, feather: float = FEATHER):
+        mode, strength, eyes, mouth = composite
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
+        if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
+            raise ValueError(f"strength must be ≥ 0 and feather in 0…0.5, found: {strength} and {feather}")
+        self._face, self._picture = face, scan.srgb
+        self._source = self._checked("source", source)
+        self._difference, self._strength = mode == "difference", np.float32(strength)
+        self._mask = sitter_mask(face.label_map, face.image.shape[0], feather)
+        if self._difference:
+            self._mask *= _share(face.label_map, len(self._mask), {EYES: eyes, MOUTH: mouth})
+        self._guide = _Guide(face.image @ LUMA)
+        self._tiles = list(_tiles(face.quad, scan.srgb))
+        self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
+
+    def paint(self, onto: Scan, target: np.ndarray) -> None:
+        """Changes the face from `source` to `target`, R×R×3 uint8, in place; `onto` is a copy of the scan, on which
+        other faces may have been changed. Pixels outside of the face's quad keep their values."""
+        target = self._checked("target", target).astype(np.float32)
+        if self._difference:
+            difference = target - self._source
+            slope = self._guide.slope(difference @ LUMA)
+            layers = self._mask[..., None] * self._strength * np.dstack([difference, slope])
+            for tile in self._tiles:
+                onto.add(*_slices(tile), self._change(layers, tile))
+            return
+        layers = np.dstack([target, self._mask])
+        below = onto.srgb.copy()  # a tile reads beyond its edge
+        for tile in self._tiles:
+            onto.add(*_slices(tile), self._strength * blend(below, self._face.quad, layers, tile))
+
+    def _checked(self, name: str, render: np.ndarray) -> np.ndarray:
+        shape = self._face.image.shape
         if render.shape != shape or render.dtype != np.uint8:
             raise ValueError(f"{name} must be uint8 of the face's {shape}, found: {render.shape} {render.dtype}")
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
-    if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
-        raise ValueError(f"strength must be ≥ 0 and feather in 0…0.5, found: {strength} and {feather}")
-    mask = sitter_mask(face.label_map, shape[0], feather)
-    out = scan.copy()
-    if mode == "difference":
-        layers = _difference_layers(face, source, target, mask * np.float32(strength))
-        for tile in _tiles(face.quad, scan.srgb):
-            out.add(*_slices(tile), _difference(scan.srgb, face.quad, layers, tile))
-    else:
-        layers = np.dstack([target.astype(np.float32), mask])
-        for tile in _tiles(face.quad, scan.srgb):
-            out.add(*_slices(tile), strength * _blend(scan.srgb, face.quad, layers, tile))
-    return out
+        return render
+
+    def _change(self, layers: np.ndarray, tile: Window) -> np.ndarray:
+        """Returns the change of one tile, h×w×3 float32.
+
+        The network's difference is blurred when it is enlarged, so a hair line that whitens would bleed
+        into the skin. Within each small window the difference is regressed on the picture's luminance
+        (the slope a of a guided filter, He, Sun & Tang 2013, eq. 5, computed at low resolution as in the
+        fast guided filter, He & Sun 2015). The slope then transfers what the enlarged luminance lacks of
+        the real one, its detail:
+
+            change = up(difference) + up(a) · (luminance − up(crop luminance))
+
+        Where there is no edge a is near 0 and the change is the plain enlargement.
+
+        Args:
+            layers: R×R×4 float32: mask · strength · (target − source) (3), mask · strength · slope.
+        """
+        way, detail = self._kept.get(tile) or self._ground(tile)
+        patch = way(layers)
+        return way.coverage[..., None] * (patch[..., :3] + patch[..., 3:] * detail)
+
+    def _ground(self, tile: Window) -> tuple[Unalign, np.ndarray]:
+        """Returns the way to a tile, and the picture's detail there: h×w×1 float32."""
+        way = Unalign(self._face.quad, len(self._guide.plane), tile)
+        detail = (self._picture[_slices(tile)] @ LUMA)[..., None] - way(self._guide.plane[..., None])
+        if len(self._tiles) == 1 and detail.size <= STRIP:
+            self._kept[tile] = way, detail
+        return way, detail
+
+
+class _Guide:
+    """Of a guided filter what depends on the guide alone; R×R float32 luminance."""
+
+    def __init__(self, plane: np.ndarray):
+        self.plane, self._mean = plane, _box(plane)
+        self._variance = np.maximum(_box(plane * plane) - self._mean**2, 0) + np.float32(GUIDE_EPSILON)
+
+    def slope(self, values: np.ndarray) -> np.ndarray:
+        """Returns the filter's smoothed slope of R×R `values` over the guide, within −1…1.
+
+        Beyond ±1 texture would be inverted or doubled instead of kept.
+        """
+        covariance = _box(self.plane * values) - self._mean * _box(values)
+        return _box(np.clip(covariance / self._variance, -1, 1))
 
 
 def put_back(
@@ -154,27 +203,27 @@ def put_back(
     targets: Iterable[np.ndarray],
     composite: Compositing = DIFFERENCE,
 ) -> np.ndarray:
-    """Returns an aligned crop as paste_into() would change the picture that it was cut from, V×S×S×3 uint8.
+    """Returns an aligned crop as a Placement would change the picture that it was cut from, V×S×S×3 uint8.
 
     Args:
         crop: S×S×3 uint8, of any size.
         face: whose crop it is, at the resolution of the renders.
-        source: R×R×3 uint8, as for paste_into().
+        source: R×R×3 uint8, as of a Placement.
         targets: V of R×R×3 uint8, one after the other the target.
         composite: how.
     """
     side = crop.shape[0]
     whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
-    face = replace(face, quad=whole)
-    mode, strength = composite
-    return np.stack([paste_back(crop, face, source, target, mode=mode, strength=strength) for target in targets])
+    scan = Scan(crop)
+    placement = Placement(scan, replace(face, quad=whole), source, composite)
+    changed = []
+    for target in targets:
+        changed.append(scan.copy())
+        placement.paint(changed[-1], target)
+    return np.stack([each.srgb for each in changed])
 
 
-Tile = tuple[int, int, int, int]
-"""Left, top, right and bottom of a part of the picture, in pixels."""
-
-
-def _tiles(quad: np.ndarray, picture: np.ndarray) -> Iterator[Tile]:
+def _tiles(quad: np.ndarray, picture: np.ndarray) -> Iterator[Window]:
     """Cuts the part of the picture under a quad along multiples of TILE."""
     height, width = picture.shape[:2]
     left, top, right, bottom = bounds_of(quad, width, height)
@@ -183,7 +232,7 @@ def _tiles(quad: np.ndarray, picture: np.ndarray) -> Iterator[Tile]:
             yield max(x, left), max(y, top), min(x + TILE, right), min(y + TILE, bottom)
 
 
-def _slices(tile: Tile) -> tuple[slice, slice]:
+def _slices(tile: Window) -> tuple[slice, slice]:
     left, top, right, bottom = tile
     return slice(top, bottom), slice(left, right)
 
@@ -197,80 +246,16 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     return soft * edge[:, None] * edge[None, :]
 
 
-def _difference_layers(face: Face, source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns R×R×5 float32: mask · (target − source) (3), mask · slope, and the crop's luminance.
-
-    The network's difference is blurred when it is enlarged, so a hair line that whitens would bleed
-    into the skin. Within each small window the difference is regressed on the picture's luminance
-    (the slope a of a guided filter, He, Sun & Tang 2013, eq. 5, computed at low resolution as in the
-    fast guided filter, He & Sun 2015). The slope then transfers what the enlarged luminance lacks of
-    the real one, its detail:
-
-        change = up(difference) + up(a) · (luminance − up(crop luminance))
-
-    Where there is no edge a is near 0 and the change is the plain enlargement.
-    """
-    difference = target.astype(np.float32) - source
-    guide = face.image @ LUMA
-    slope = _slope(guide, difference @ LUMA)
-    return np.dstack([mask[..., None] * difference, mask * slope, guide])
-
-
-def _difference(picture: np.ndarray, quad: np.ndarray, layers: np.ndarray, tile: Tile) -> np.ndarray:
-    """Returns the change of one tile, h×w×3 float32, as _difference_layers() explains."""
-    height, width = picture.shape[:2]
-    _, _, patch, coverage = unalign(layers, quad, width, height, tile)
-    detail = picture[_slices(tile)] @ LUMA - patch[..., 4]
-    return coverage[..., None] * (patch[..., :3] + (patch[..., 3] * detail)[..., None])
-
-
-def _slope(guide: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the guided filter's smoothed slope of `values` over `guide`, within −1…1; all R×R float32.
-
-    Beyond ±1 texture would be inverted or doubled instead of kept.
-    """
-    mean_guide, mean_values = _box(guide), _box(values)
-    covariance = _box(guide * values) - mean_guide * mean_values
-    variance = np.maximum(_box(guide * guide) - mean_guide**2, 0)
-    return _box(np.clip(covariance / (variance + np.float32(GUIDE_EPSILON)), -1, 1))
+def _share(label_map: np.ndarray, size: int, shares: Mapping[int, float]) -> np.ndarray:
+    """Returns the size×size float32 share of a change that each pixel gets: 1, and softly less within some classes."""
+    labels, share = resize_label_map(label_map, size), np.ones((size, size), np.float32)
+    for label, least in shares.items():
+        inside = cv2.GaussianBlur((labels == label).astype(np.float32), (0, 0), FEATURE * size)
+        # Full some way beyond the outline: lashes and lids move with the eye.
+        share *= 1 - (1 - least) * np.minimum(1.3 * inside, 1)
+    return share
 
 
 def _box(plane: np.ndarray) -> np.ndarray:
     side = 2 * GUIDE_RADIUS + 1
     return cv2.blur(plane, (side, side), borderType=cv2.BORDER_REPLICATE)
-
-
-def _blend(picture: np.ndarray, quad: np.ndarray, layers: np.ndarray, tile: Tile) -> np.ndarray:
-    """Returns the change of one tile when the target is blended in: coarse frequencies over a wide seam, fine ones
-    over a narrow one. Every tile is computed with a margin wider than the pyramid reaches, and is cut on multiples of
-    its coarsest pixel, so that tiles meet without a seam."""
-    height, width = picture.shape[:2]
-    whole = bounds_of(quad, width, height)
-    # The coarsest level still has the seam's width; coarser ones would carry it past the quad.
-    side = min(whole[2] - whole[0], whole[3] - whole[1])
-    levels = int(np.clip(np.log2(max(2.0, side * BORDER / 2)), 1, LEVELS))
-    margin, coarsest = 8 << levels, 1 << levels
-    left, top = (max(0, start - margin) // coarsest * coarsest for start in tile[:2])
-    right, bottom = (min(end, stop + margin) for end, stop in zip((width, height), tile[2:], strict=True))
-    _, _, patch, coverage = unalign(layers, quad, width, height, (left, top, right, bottom))
-    below = picture[top:bottom, left:right].astype(np.float32)
-    # Beyond the quad the target is unknown; the picture continues it, so that no dark edge leaks in.
-    above = below + coverage[..., None] * (patch[..., :3] - below)
-    weight = np.clip(patch[..., 3] * coverage, 0, 1)
-    blended = _pyramid_blend(below, above, weight, levels)
-    # The pyramid spreads the seam; the second factor keeps it within the quad.
-    change = np.clip(4 * weight, 0, 1)[..., None] * (blended - below)
-    return change[tile[1] - top : tile[3] - top, tile[0] - left : tile[2] - left]
-
-
-def _pyramid_blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray, levels: int) -> np.ndarray:
-    """Laplacian-pyramid blend of two h×w×3 float32 pictures; weight h×w is 1 where `above` shows."""
-    if levels == 0 or min(weight.shape) < 4:
-        return below + weight[..., None] * (above - below)
-    size = weight.shape[::-1]
-    small_below, small_above = cv2.pyrDown(below), cv2.pyrDown(above)
-    detail_below = below - cv2.pyrUp(small_below, dstsize=size)
-    detail_above = above - cv2.pyrUp(small_above, dstsize=size)
-    detail = detail_below + weight[..., None] * (detail_above - detail_below)
-    coarse = _pyramid_blend(small_below, small_above, cv2.pyrDown(weight), levels - 1)
-    return cv2.pyrUp(coarse, dstsize=size) + detail

@@ -22,7 +22,7 @@ from capricious.render.composite import (
     DIFFERENCE,
     CompositeConfig,
     Compositing,
-    paste_into,
+    Placement,
     put_back,
 )
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
@@ -84,6 +84,7 @@ class SweepResult:
     source_uri: str = ""
     extrapolated: frozenset[str] = frozenset()
     _kept: dict[str, Scan] = field(default_factory=dict, init=False)
+    _placements: dict[tuple[int, Compositing], Placement] = field(default_factory=dict, init=False)
 
     @property
     def title(self) -> str:
@@ -91,8 +92,13 @@ class SweepResult:
         return PurePosixPath(self.source_uri).stem or "portrait"
 
     def render(self, face: int, name: str) -> np.ndarray:
-        """Returns one face in one variant, R×R×3 uint8."""
+        """Returns what the renderer made of one face in one variant, R×R×3 uint8."""
         return self.renders[face][self._index(name)]
+
+    def crop(self, face: int, name: str) -> np.ndarray:
+        """Returns one face in one variant as it is delivered: put back into the crop that it was made from, R×R×3."""
+        found, composite = self.faces[face], self.composite.of(self._variant(name))
+        return put_back(found.image, found, self.render(face, SOURCE), [self.render(face, name)], composite)[0]
 
     @property
     def picture(self) -> np.ndarray:
@@ -104,22 +110,15 @@ class SweepResult:
 
         In the "source" variant nothing differs from the sitter, so it is the picture itself.
         """
-        index, source = self._index(name), self._index(SOURCE)
-        if index == source:
+        variant = self._variant(name)
+        if name == SOURCE:
             return self.scan
         if name in self._kept:
             return self._kept[name]
-        painting = self.scan
+        painting = self.scan.copy()
         # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
-        for face, renders in reversed(list(zip(self.faces, self.renders, strict=True))):
-            painting = paste_into(
-                painting,
-                face,
-                renders[source],
-                renders[index],
-                mode=self.composite.mode,
-                strength=self.composite.strength,
-            )
+        for number in reversed(range(len(self.faces))):
+            self._placement(number, variant).paint(painting, self.render(number, name))
         if max(self.picture.shape) <= PREVIEW:
             self._kept[name] = painting
         return painting
@@ -162,7 +161,7 @@ class SweepResult:
             crop, source = align(self.picture, face.quad, CELL), self.render(number, SOURCE)
             for look in self.sweep.looks():
                 renders = [self.render(number, self.sweep.at(age, look).name) for age in ages]
-                rows.append([crop, *put_back(crop, face, source, renders, self.composite)])
+                rows.append([crop, *put_back(crop, face, source, renders, self.composite.of(look))])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))
@@ -187,13 +186,12 @@ class SweepResult:
 
     def file(self, name: str, format: str = "png", quality: int = 92) -> bytes:
         """Returns the whole picture in one variant as a stamped "png", "jpeg", "webp" or "tiff" (16 bits if it has)."""
-        variant = self.sweep.variants()[self._index(name)]
-        return self._stamped(self.painting(name).encode(format, quality), [variant])
+        return self._stamped(self.painting(name).encode(format, quality), [self._variant(name)])
 
     def crop_file(self, face: int, name: str, format: str = "webp", quality: int = 92) -> bytes:
         """Returns one face in one variant as a stamped "png", "jpeg" or "webp"."""
-        variant = self.sweep.variants()[self._index(name)]
-        return self._stamped(encode(self.render(face, name), format, quality), [variant], (self.faces[face],))
+        variants, faces = [self._variant(name)], (self.faces[face],)
+        return self._stamped(encode(self.crop(face, name), format, quality), variants, faces)
 
     def record(self, product: str) -> dict[str, Any]:
         """Returns the provenance of one variant, or of all of them for any other name."""
@@ -203,6 +201,17 @@ class SweepResult:
     def stamped(self, data: bytes) -> bytes:
         """Returns an encoded picture of all variants with their provenance."""
         return self._stamped(data, self.sweep.variants())
+
+    def _placement(self, face: int, variant: Variant) -> Placement:
+        composite = self.composite.of(variant)
+        key = face, composite
+        if key not in self._placements:
+            source = self.render(face, SOURCE)
+            self._placements[key] = Placement(self.scan, self.faces[face], source, composite)
+        return self._placements[key]
+
+    def _variant(self, name: str) -> Variant:
+        return self.sweep.variants()[self._index(name)]
 
     def _index(self, name: str) -> int:
         names = [variant.name for variant in self.sweep.variants()]

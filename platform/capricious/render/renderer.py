@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,6 @@ class Renderer:
         dtype: torch.float32 (the reference) or torch.bfloat16 (autocast).
         threads: CPU threads of the whole process; None leaves torch's setting.
         chunk: variants per forward pass, 1 or a multiple of ROWS; None for CHUNKS.
-        refined: False for what the generator makes, whatever the bundle holds.
 
     Raises:
         ConfigError: `chunk`, `threads` or `dtype` makes no sense, or the device is not there.
@@ -60,7 +60,6 @@ class Renderer:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         chunk: int | None = None,
-        refined: bool = True,
     ):
         if dtype not in (torch.float32, torch.bfloat16):
             raise ConfigError(f"dtype must be float32 or bfloat16, found: {dtype}")
@@ -81,7 +80,7 @@ class Renderer:
         self._generator: Generator = bundle.generator.to(self.device).to(**last)  # type: ignore[call-overload]
         self._encoder: StyleEncoder = bundle.encoder.to(self.device).to(**last)  # type: ignore[call-overload]
         self._refinement: Refinement | None = None
-        if refined and bundle.refinement is not None:
+        if bundle.refinement is not None:
             self._refinement = bundle.refinement.to(self.device).to(**last)  # type: ignore[call-overload]
         self._generator.distinct_share = AUTO_SHARE if self.device.type == "cpu" else 0.0
         self._synthesis = Synthesis(self._generator, winograd=dtype == torch.float32)
@@ -109,72 +108,114 @@ class Renderer:
         out = np.empty((len(faces), len(variants), self.resolution, self.resolution, 3), np.uint8)
         if out.size == 0:
             return out
-        if style is None and any(variant.style for variant in variants):
-            raise ConfigError("a variant asks for the style of a second portrait; name one")
-        refuse_unlearnt(self.bundle.learnt, variants)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            fitted = [fit(face, self.resolution) for face in faces]
-            # The mean, never a sample: style noise would differ from one variant to the next.
-            codes = [self._encoder(self._image(face.image))[0] for face in fitted]
-            other = codes[0] if style is None else self._encoder(self._image(fit(style, self.resolution).image))[0]
-            maps = [self._generator.modulations(self._label_map(face.label_map)) for face in fitted]
-            prepared = [self._synthesis.prepare(each) for each in maps]
-            del maps
-            rows = [(number, variant) for number in range(len(faces)) for variant in variants]
-            vectors = _vectors(fitted, rows)
-            pictures = out.reshape(-1, *out.shape[2:])
-            sitters, changed = None, np.arange(len(rows))
-            if self._refinement is not None:
-                sitters = self.sitters(fitted, torch.cat(codes), prepared)
-                same = [self.is_unchanged(fitted[n], vectors[i]) and not v.style for i, (n, v) in enumerate(rows)]
-                for i in np.flatnonzero(same):
-                    pictures[i] = fitted[rows[i][0]].image
-                changed = np.flatnonzero(~np.array(same))
-            of = [rows[i][0] for i in changed]
-            latents = [torch.lerp(codes[n], other, v.style) for n, v in (rows[i] for i in changed)]
-            for chosen, attributes, made in self._passes(of, latents, vectors[changed], prepared):
-                made = self.finished(made, sitters, [of[i] for i in chosen], attributes)
-                targets = changed[chosen[0] : chosen[0] + self.chunk]
-                pictures[targets] = to_uint8(made)[: len(targets)]
+        rows = self._rows(faces, variants, style)
+        pictures = out.reshape(-1, *out.shape[2:])
+        changed = []
+        for i, row in enumerate(rows):
+            if self.is_unchanged(row.style.face, row.vector) and row.latent is row.style.latent:
+                pictures[i] = row.style.face.image
+            else:
+                changed.append(i)
+        for i, picture in zip(changed, self.pictures([rows[i] for i in changed]), strict=True):
+            pictures[i] = picture
         return out
+
+    @torch.inference_mode()
+    def render_both(self, face: Face, variants: Sequence[Variant]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the variants as the generator makes them, and as render() returns them: V×R×R×3 uint8 each."""
+        alone, finished = [], []
+        for part in self._passes(self._rows([face], variants, None)):
+            made = self._made(part)
+            alone.append(to_uint8(made))
+            finished.append(to_uint8(self._finished(part, made)))
+        return np.concatenate(alone)[: len(variants)], np.concatenate(finished)[: len(variants)]
 
     def is_unchanged(self, face: Face, vector: np.ndarray) -> bool:
         """Says whether a face with these attributes is the portrait itself, which needs no network."""
         return self._refinement is not None and np.array_equal(vector, face.attributes.vector())
 
-    def sitters(self, faces: Sequence[Face], codes: Tensor, prepared: Sequence[Modulations]) -> Sitters:
-        """Returns what the refinement network needs of each face: what is the same for all its variants."""
-        assert self._refinement is not None
-        portraits = torch.cat([self._image(face.image) for face in faces])
-        label_maps = torch.cat([self._label_map(face.label_map) for face in faces])
-        vectors = np.stack([face.attributes.vector() for face in faces])
-        found = []
-        for chosen, own, made in self._passes(range(len(faces)), codes.split(1), vectors, prepared):
-            seen = self._refinement.seen(portraits[chosen], label_maps[chosen], made)
-            answer = self._refinement.answer(seen, made, own)
-            found.append(Sitters(portraits[chosen], label_maps[chosen], made, seen, answer))
-        return Sitters(*(torch.cat(parts)[: len(faces)] for parts in zip(*found, strict=True)))
+    def styles(self, faces: Sequence[Face]) -> list[Style]:
+        """Returns what all variants of each face share. Faces have the bundle's resolution: see fit()."""
+        styles = []
+        with self._autocast():
+            for face in faces:
+                # The mean, never a sample: style noise would differ from one variant to the next.
+                latent = self._encoder(self._image(face.image))[0]
+                modulations = self._generator.modulations(self._label_map(face.label_map))
+                styles.append(Style(face, latent, self._synthesis.prepare(modulations)))
+        if self._refinement is None:
+            return styles
+        own = [Row(style, style.latent, style.face.attributes.vector()) for style in styles]
+        sitters = chain.from_iterable(self._sitters(part) for part in self._passes(own))
+        return [replace(style, sitter=sitter) for style, sitter in zip(styles, sitters, strict=False)]  # filled up
 
-    def finished(self, renders: Tensor, sitters: Sitters | None, of: Sequence[int], requested: Tensor) -> Tensor:
-        """Returns B renders, put back into the portraits of sitters of[row] where the bundle does that.
+    def pictures(self, rows: Sequence[Row]) -> Iterator[np.ndarray]:
+        """Yields the picture of each row, R×R×3 uint8; rows of one style stand side by side, and are made together."""
+        left = len(rows)
+        for part in self._passes(rows):
+            yield from to_uint8(self._finished(part, self._made(part)))[:left]
+            left -= len(part)
+
+    def _rows(self, faces: Sequence[Face], variants: Sequence[Variant], style: Face | None) -> list[Row]:
+        if style is None and any(variant.style for variant in variants):
+            raise ConfigError("a variant asks for the style of a second portrait; name one")
+        refuse_unlearnt(self.bundle.learnt, variants)
+        other: Tensor | None = None
+        if style is not None:
+            with self._autocast():
+                other = self._encoder(self._image(fit(style, self.resolution).image))[0]
+        rows = []
+        for own in self.styles([fit(face, self.resolution) for face in faces]):
+            for variant in variants:
+                latent = own.latent
+                if other is not None and variant.style:
+                    latent = torch.lerp(latent, other, variant.style)
+                rows.append(Row(own, latent, variant.of(own.face.attributes).vector()))
+        return rows
+
+    def _passes(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Yields the rows of each forward pass; the last is filled up with its last row."""
+        for start in range(0, len(rows), self.chunk):
+            part = list(rows[start : start + self.chunk])
+            yield part + part[-1:] * (self.chunk - len(part))
+
+    def _made(self, rows: Sequence[Row]) -> Tensor:
+        """Returns what the generator makes of the rows of a pass: B×3×R×R in −1…1."""
+        segments = list(segments_of([row.style.modulations for row in rows]))
+        with self._autocast():
+            return self._synthesis(segments, torch.cat([row.latent for row in rows]), self._vectors(rows))
+
+    def _sitters(self, rows: Sequence[Row]) -> list[Sitter]:
+        """Returns what the refinement network needs of the sitters of a pass, each shown as he is."""
+        assert self._refinement is not None
+        made = self._made(rows)
+        portraits = torch.cat([self._image(row.style.face.image) for row in rows])
+        label_maps = torch.cat([self._label_map(row.style.face.label_map) for row in rows])
+        with self._autocast():
+            seen = self._refinement.seen(portraits, label_maps, made)
+            answer = self._refinement.answer(seen, made, self._vectors(rows))
+        parts = (portraits, label_maps, made, seen, answer)
+        return [Sitter(*(each[i : i + 1].clone() for each in parts)) for i in range(len(rows))]
+
+    def _finished(self, rows: Sequence[Row], made: Tensor) -> Tensor:
+        """Returns what was made of the rows of a pass, put back into their portraits where the bundle does that.
 
         The same function as `Refinement.forward`, with what is the same for a whole sweep made beforehand.
         """
-        if self._refinement is None or sitters is None:
-            return renders
-        portraits, label_maps, reconstructions, seen, answers = (each[list(of)] for each in sitters)
-        learned = self._refinement.answer(seen, renders, requested) - answers
-        return put_back(portraits, label_maps, renders - reconstructions + learned)
+        if self._refinement is None:
+            return made
+        sitters = [row.style.sitter for row in rows if row.style.sitter is not None]
+        together = Sitter(*map(torch.cat, zip(*sitters, strict=True)))
+        with self._autocast():
+            learned = self._refinement.answer(together.seen, made, self._vectors(rows)) - together.answer
+            change = made - together.reconstruction + learned
+            return put_back(together.portrait, together.label_map, change)
 
-    def _passes(
-        self, of: Sequence[int], latents: Sequence[Tensor], vectors: np.ndarray, prepared: Sequence[Modulations]
-    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Renders rows, each with the modulations of sitter of[row]; yields rows, attributes and pictures of a pass."""
-        for start in range(0, len(of), self.chunk):
-            chosen = [min(start + i, len(of) - 1) for i in range(self.chunk)]
-            segments = list(segments_of([of[i] for i in chosen], prepared))
-            attributes = torch.from_numpy(vectors[chosen]).to(self.device)
-            yield chosen, attributes, self._synthesis(segments, torch.cat([latents[i] for i in chosen]), attributes)
+    def _vectors(self, rows: Sequence[Row]) -> Tensor:
+        return torch.from_numpy(np.stack([row.vector for row in rows])).to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _image(self, crop: np.ndarray) -> Tensor:
         image = torch.from_numpy(crop.astype(np.float32) / 127.5 - 1.0).to(self.device)
@@ -184,19 +225,45 @@ class Renderer:
         return torch.from_numpy(np.array(labels)).to(self.device)[None]
 
 
-class Sitters(NamedTuple):
-    """F sitters as the refinement network takes them, and its answers to their own attributes: F×…×R×R each."""
+class Sitter(NamedTuple):
+    """A sitter as the refinement network takes him, and its answer to his own attributes: 1×…×R×R each."""
 
-    portraits: Tensor
-    label_maps: Tensor
-    reconstructions: Tensor
+    portrait: Tensor
+    label_map: Tensor
+    reconstruction: Tensor
     seen: Tensor
-    answers: Tensor
+    answer: Tensor
 
 
-def _vectors(faces: Sequence[Face], rows: Sequence[tuple[int, Variant]]) -> np.ndarray:
-    """The attribute vector of each (number of a face, variant)."""
-    return np.stack([variant.of(faces[number].attributes).vector() for number, variant in rows])
+@dataclass(frozen=True, eq=False)
+class Style:
+    """What all variants of a face share.
+
+    Attributes:
+        face: at the bundle's resolution.
+        latent: its style code, 1×latent.
+        modulations: prepared (render.synthesis).
+        sitter: where the bundle has a refinement network.
+    """
+
+    face: Face
+    latent: Tensor
+    modulations: Modulations
+    sitter: Sitter | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that its tensors take."""
+        tensors = [self.latent, *chain.from_iterable(self.modulations), *(self.sitter or ())]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class Row(NamedTuple):
+    """What one row of a forward pass shows: a face, with a latent that may be mixed, and an attribute vector."""
+
+    style: Style
+    latent: Tensor
+    vector: np.ndarray
 
 
 def fit(face: Face, resolution: int) -> Face:

@@ -109,15 +109,14 @@ def _modulated(
     return y
 
 
-def segments_of(portraits: Sequence[int], prepared: Sequence[Modulations]) -> Iterator[Segment]:
+def segments_of(rows: Sequence[Modulations]) -> Iterator[Segment]:
     """Groups the rows of a batch by portrait.
 
     Args:
-        portraits: number of the portrait in each row; rows of one portrait stand together.
-        prepared: modulations by portrait number.
+        rows: the prepared modulations of each row; rows of one portrait, with the very same, stand together.
     """
     start = 0
-    for stop in range(1, len(portraits) + 1):
-        if stop == len(portraits) or portraits[stop] != portraits[start]:
-            yield slice(start, stop), prepared[portraits[start]]
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or rows[stop] is not rows[start]:
+            yield slice(start, stop), rows[start]
             start = stop
