@@ -21,6 +21,7 @@ from capricious.render.sweep import Variant
 from serve import metrics
 from serve.arguments import PortraitArguments
 from serve.batching import Batcher
+from serve.gates import Admission
 from serve.ingress import application
 from serve.pipeline import Annotated, Facts, Finder, load_renderer
 from serve.problems import Problem, overloaded
@@ -141,6 +142,11 @@ class Ingress:
         self._arguments = arguments
         self._tokens = tokens
         self._pipeline = DeployedPipeline(arguments, annotating, rendering)
+        self._admission = Admission(arguments.max_ongoing)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return application(self._arguments, self._pipeline, self._tokens)
+        return application(self._arguments, self._pipeline, self._tokens, self._admission)
+
+    async def close(self) -> None:
+        """Takes no more requests; returns when those in hand are answered. For serve.run."""
+        await self._admission.close()

@@ -12,12 +12,13 @@ import math
 import os
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from capricious.errors import ConfigError
 from serve import metrics
-from serve.problems import Problem, overloaded
+from serve.problems import Problem, overloaded, shutting_down
 
 TOKENS = "CAPRICIOUS_TOKENS"
 """Environment variable: name:token,name:token,… The name says in metrics and batches who it was."""
@@ -30,6 +31,8 @@ CALLERS = 10_000
 
 PROTECTED = "/v1/"
 """Below this path a token is needed. The page, its manual and health checks are for all."""
+
+READY = "/readyz"
 
 HEADERS = {
     # The pages are single files; nothing is loaded from or sent to anywhere else.
@@ -162,18 +165,31 @@ class UploadGate:
         return Problem(413, "too-large", detail, allowed=f"{megabytes:g} MB")
 
 
-class DoorGate:
-    """Lets in so many requests at once, times them, and puts security headers on every answer.
+@dataclass
+class Admission:
+    """How many requests an ingress has in hand, how many it may have, and whether it takes any more."""
 
-    Args:
-        max_ongoing: requests in hand; health checks always get in.
+    most: int
+    ongoing: int = 0
+    closed: bool = False
+
+    async def close(self) -> None:
+        """Takes no more; returns when all are answered."""
+        self.closed = True
+        while self.ongoing:
+            await asyncio.sleep(0.05)
+
+
+class DoorGate:
+    """Lets in as many requests at once as may be, times them, and puts security headers on every answer.
+
+    Health checks always get in; but where the door is closed, nobody is ready.
     """
 
-    def __init__(self, app: ASGIApp, max_ongoing: int, retry_after_s: int):
+    def __init__(self, app: ASGIApp, admission: Admission, retry_after_s: int):
         self.app = app
-        self.max_ongoing = max_ongoing
+        self.admission = admission
         self.retry_after_s = retry_after_s
-        self.ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -192,16 +208,19 @@ class DoorGate:
             await send(message)
 
         started = time.perf_counter()
-        self.ongoing += 1
-        metrics.requests_in_hand(self.ongoing)
+        admission = self.admission
+        admission.ongoing += 1
+        metrics.requests_in_hand(admission.ongoing)
         try:
             path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-            if self.ongoing > self.max_ongoing and path.startswith(PROTECTED):
+            if admission.closed and path.startswith((PROTECTED, READY)):
+                return await shutting_down(self.retry_after_s).response()(scope, receive, watched)
+            if admission.ongoing > admission.most and path.startswith(PROTECTED):
                 return await overloaded(self.retry_after_s).response()(scope, receive, watched)
             await self.app(scope, receive, watched)
         finally:
-            self.ongoing -= 1
-            metrics.requests_in_hand(self.ongoing)
+            admission.ongoing -= 1
+            metrics.requests_in_hand(admission.ongoing)
             # The route's own text, not the path, which callers make up.
             route = getattr(scope.get("route"), "path", "none")
             metrics.request(route, status, time.perf_counter() - started)

@@ -26,7 +26,7 @@ from serve import metrics, sweeps
 from serve.arguments import PortraitArguments
 from serve.batches import batches_router
 from serve.caching import SizedCache
-from serve.gates import CallerGate, DoorGate, Rate, UploadGate
+from serve.gates import READY, Admission, CallerGate, DoorGate, Rate, UploadGate
 from serve.pipeline import Annotated as AnnotatedPicture
 from serve.pipeline import Pipeline
 from serve.problems import MEDIA_TYPE, Problem, ProblemBody, answer_problems
@@ -74,7 +74,9 @@ def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "The file.", "content": {name: schema for name in media_types}}}
 
 
-def application(arguments: PortraitArguments, pipeline: Pipeline, tokens: dict[str, str]) -> FastAPI:
+def application(
+    arguments: PortraitArguments, pipeline: Pipeline, tokens: dict[str, str], admission: Admission
+) -> FastAPI:
     """Builds the HTTP application of one ingress. It needs no Ray but for batches."""
     app = FastAPI(
         title="Capricious Portraits",
@@ -87,7 +89,7 @@ def application(arguments: PortraitArguments, pipeline: Pipeline, tokens: dict[s
     # The last one is the first that a request meets.
     app.add_middleware(UploadGate, max_bytes=arguments.max_upload_mb * 2**20, seconds=arguments.upload_timeout_s)
     app.add_middleware(CallerGate, tokens=tokens, rate=Rate(arguments.rate_per_minute, arguments.burst))
-    app.add_middleware(DoorGate, max_ongoing=arguments.max_ongoing, retry_after_s=arguments.retry_after_s)
+    app.add_middleware(DoorGate, admission=admission, retry_after_s=arguments.retry_after_s)
     answer_problems(app)
     app.include_router(_pages(pipeline))
     v1 = APIRouter(prefix="/v1", responses=PROBLEMS, dependencies=[Security(HTTPBearer(auto_error=False))])
@@ -129,7 +131,7 @@ def _pages(pipeline: Pipeline) -> APIRouter:
         """Whether this process answers."""
         return {"status": "ok"}
 
-    @router.get("/readyz", tags=["health"], response_description="They can.", responses={503: PROBLEMS[503]})
+    @router.get(READY, tags=["health"], response_description="They can.", responses={503: PROBLEMS[503]})
     async def readyz() -> dict[str, str]:
         """Whether faces can be found and rendered."""
         if not await pipeline.ready():

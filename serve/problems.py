@@ -87,6 +87,12 @@ def overloaded(retry_after_s: int) -> Problem:
     return Problem(429, "overloaded", detail, headers={"Retry-After": str(retry_after_s)})
 
 
+def shutting_down(retry_after_s: int) -> Problem:
+    """Returns what a caller gets who comes while the last ones are served."""
+    detail = f"the service is shutting down; if it is being replaced, try again in {retry_after_s} s"
+    return Problem(503, "shutting-down", detail, stage="server", headers={"Retry-After": str(retry_after_s)})
+
+
 def problem_of(error: Exception) -> Problem:
     """Returns any error as a problem."""
     match error:

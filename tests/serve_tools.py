@@ -21,6 +21,7 @@ from capricious.model.generator import Generator, GeneratorConfig
 from capricious.model.learnt import Learnt
 from capricious.model.refinement import Refinement, RefinementConfig
 from serve.arguments import PortraitArguments
+from serve.gates import Admission
 from serve.ingress import application
 from serve.pipeline import LocalPipeline, Pipeline
 
@@ -62,7 +63,7 @@ def running(
     arguments: PortraitArguments, tokens: dict[str, str] | None = None, pipeline: Pipeline | None = None
 ) -> Iterator[str]:
     """Runs the HTTP application in a thread; yields its address."""
-    app = application(arguments, pipeline or LocalPipeline(arguments), tokens or {})
+    app = application(arguments, pipeline or LocalPipeline(arguments), tokens or {}, Admission(arguments.max_ongoing))
     config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_keep_alive=60)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

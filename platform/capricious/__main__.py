@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from capricious import weights
 from capricious.errors import CapriciousError
@@ -29,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit code: a job's own; 0 done, 1 failed (why is on stderr), 2 wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in JOBS:
-        return _run_job(*words)
+        return _run(f"capricious.jobs.{words[0]}", *words)
     if words and words[0] == "serve":
-        return _serve(words[1:])
+        return _run("serve.run", *words)
     if not words:
         _parser().print_help()
         return 2
@@ -75,19 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_job(name: str, *words: str) -> int:
-    """Runs jobs/NAME.py, which the wheel carries as capricious.jobs, as a program of its own."""
+def _run(module: str, name: str, *words: str) -> int:
+    """Runs a module as a program of its own: the wheel carries jobs/NAME.py as capricious.jobs.NAME."""
     sys.argv = [name, *words]
     try:
-        runpy.run_module(f"capricious.jobs.{name}", run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
-
-
-def _serve(words: list[str]) -> int:
-    program = str(Path(sys.executable).with_name("serve"))
-    return subprocess.run([program, "run", "serve.app:portrait", *words]).returncode
 
 
 def _list(options: argparse.Namespace) -> int:
