@@ -1,6 +1,7 @@
 """How the service ends, and how it grows and shrinks with its load. Random weights: wiring only."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
-from serve_tools import PHOTO, random_bundle
+from serve_tools import PHOTO, free_port, random_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -58,11 +58,11 @@ def status(path: str) -> int:
         return 0
 
 
-def sweep(seen: threading.Event, ages: str = "1:60:1") -> list[str]:
+def sweep(seen: threading.Event, ages: str = "1:60:1", port: int = 8000) -> list[str]:
     """Asks for a stream of variants and returns its lines; tells when the first variant is there."""
     asked = {"ages": ages, "format": "ndjson", "composite": "face"}
     lines = []
-    with httpx.stream("POST", "http://127.0.0.1:8000/v1/sweeps", data=asked, files=FILES, timeout=120) as answer:
+    with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/sweeps", data=asked, files=FILES, timeout=120) as answer:
         for line in answer.iter_lines():
             lines.append(line)
             if len(lines) == 2:
@@ -84,29 +84,44 @@ def test_it_finishes_what_it_has_in_hand(service, number):
     assert status("/readyz") == 0
 
 
-def models(process: subprocess.Popen) -> int:
-    """Counts the replicas of the model below a service."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return sum("ServeReplica:default:Rendering" in " ".join(child.cmdline()) for child in below if child.is_running())
+@pytest.fixture
+def elastic_port(ray_cluster, bundle):
+    """The port of a service that may have two models."""
+    from ray import serve
+
+    from serve.app import portrait
+    from serve.arguments import PortraitArguments
+
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(portrait(PortraitArguments(bundle=str(bundle), max_replicas=2)), name="elastic")
+    yield port
+    serve.delete("elastic")
+    serve.shutdown()
 
 
-def test_models_come_with_the_load_and_go_with_it(service):
-    process = service("max_replicas=2")
-    assert models(process) == 1
-    until, most = time.monotonic() + 180, 1
+def models() -> int:
+    """Counts the models that are up."""
+    from ray import serve
+
+    states = serve.status().applications["elastic"].deployments["Rendering"].replica_states
+    return states.get("RUNNING", 0)
+
+
+def test_models_come_with_the_load_and_go_with_it(elastic_port):
+    assert models() == 1
+    until, most, draw, answers = time.monotonic() + 240, 1, random.Random(0), []
     with ThreadPoolExecutor(8) as pool:
-        answers = []
         while most < 2 and time.monotonic() < until:
-            answers = [answer for answer in answers if not answer.done() or "done" not in answer.result()[-1]]
-            while len(answers) < 8:
-                answers.append(pool.submit(sweep, threading.Event(), "20:40:1"))
+            while sum(not answer.done() for answer in answers) < 8:
+                ages = ",".join(f"{draw.uniform(1, 99):.3f}" for _ in range(20))  # none that was rendered before
+                answers.append(pool.submit(sweep, threading.Event(), ages, elastic_port))
             time.sleep(1)
-            most = models(process)
-        for answer in answers:
-            assert '"kind":"done"' in answer.result()[-1]
+            most = models()
     assert most == 2
+    assert all('"kind":"done"' in answer.result()[-1] for answer in answers)
     until = time.monotonic() + 900  # Ray waits for ten minutes of calm before a model goes
-    while models(process) > 1:
+    while models() > 1:
         assert time.monotonic() < until
         time.sleep(5)
-    assert status("/readyz") == 200
+    assert '"kind":"done"' in sweep(threading.Event(), "20,60", elastic_port)[-1]

@@ -212,15 +212,18 @@ def put_back(
         targets: V of R×R×3 uint8, one after the other the target.
         composite: how.
     """
-    side = crop.shape[0]
-    whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
     scan = Scan(crop)
-    placement = Placement(scan, replace(face, quad=whole), source, composite)
+    placement = Placement(scan, in_crop(face, len(crop)), source, composite)
     changed = []
     for target in targets:
         changed.append(scan.copy())
         placement.paint(changed[-1], target)
     return np.stack([each.srgb for each in changed])
+
+
+def in_crop(face: Face, side: int) -> Face:
+    """Returns a face as it lies in a side×side picture of its crop."""
+    return replace(face, quad=np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32))
 
 
 def _tiles(quad: np.ndarray, picture: np.ndarray) -> Iterator[Window]:

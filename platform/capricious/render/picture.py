@@ -23,6 +23,7 @@ from capricious.render.composite import (
     CompositeConfig,
     Compositing,
     Placement,
+    in_crop,
     put_back,
 )
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
@@ -84,7 +85,7 @@ class SweepResult:
     source_uri: str = ""
     extrapolated: frozenset[str] = frozenset()
     _kept: dict[str, Scan] = field(default_factory=dict, init=False)
-    _placements: dict[tuple[int, Compositing], Placement] = field(default_factory=dict, init=False)
+    _placements: dict[tuple[int, Compositing, bool], Placement] = field(default_factory=dict, init=False)
 
     @property
     def title(self) -> str:
@@ -97,8 +98,9 @@ class SweepResult:
 
     def crop(self, face: int, name: str) -> np.ndarray:
         """Returns one face in one variant as it is delivered: put back into the crop that it was made from, R×R×3."""
-        found, composite = self.faces[face], self.composite.of(self._variant(name))
-        return put_back(found.image, found, self.render(face, SOURCE), [self.render(face, name)], composite)[0]
+        out = Scan(self.faces[face].image.copy())
+        self._placement(face, self._variant(name), alone=True).paint(out, self.render(face, name))
+        return out.srgb
 
     @property
     def picture(self) -> np.ndarray:
@@ -202,12 +204,15 @@ class SweepResult:
         """Returns an encoded picture of all variants with their provenance."""
         return self._stamped(data, self.sweep.variants())
 
-    def _placement(self, face: int, variant: Variant) -> Placement:
+    def _placement(self, number: int, variant: Variant, alone: bool = False) -> Placement:
+        """Where a face is put back: in the picture, or alone in its crop."""
         composite = self.composite.of(variant)
-        key = face, composite
+        key = number, composite, alone
         if key not in self._placements:
-            source = self.render(face, SOURCE)
-            self._placements[key] = Placement(self.scan, self.faces[face], source, composite)
+            face, source = self.faces[number], self.render(number, SOURCE)
+            scan = Scan(face.image) if alone else self.scan
+            face = in_crop(face, len(face.image)) if alone else face
+            self._placements[key] = Placement(scan, face, source, composite)
         return self._placements[key]
 
     def _variant(self, name: str) -> Variant:
