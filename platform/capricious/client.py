@@ -13,7 +13,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +50,12 @@ class ServiceProblem(CapriciousError):
         self.body = body
         super().__init__(f"{self.stage}: {self.reason}: {self.detail}")
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may succeed later: the service was busy, or what had it in hand died."""
+        ours = "reason" in self.body
+        return self.status in (0, 429, 503) or (self.status >= 500 and not ours)
+
 
 @dataclass(frozen=True)
 class StreamedVariant:
@@ -71,9 +79,12 @@ class Client:
         url: of the service, with its prefix if it has one.
         token: for services that ask for one.
         timeout: seconds without a byte after which an answer is given up.
+        patience: seconds during which what passes (`ServiceProblem.passes`) is asked again, at the times that the
+            service names. A sweep that has begun to stream, and what concerns batches, is not.
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout: float = 180.0):
+    def __init__(self, url: str, token: str | None = None, timeout: float = 180.0, patience: float = 60.0):
+        self._patience = patience
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
 
@@ -119,13 +130,12 @@ class Client:
         Args:
             asked: as of sweep().
         """
-        request = self._request("/v1/sweeps", portrait, {**asked, "format": "ndjson"})
+        request = self._http.build_request(
+            "POST", **self._request("/v1/sweeps", portrait, {**asked, "format": "ndjson"})
+        )
         done = False
         try:
-            with self._http.stream("POST", **request) as response:
-                if response.is_error:
-                    response.read()
-                    raise _problem(response)
+            with closing(self._patiently(lambda: self._answer(request, stream=True))) as response:
                 for text in response.iter_lines():
                     line = json.loads(text)
                     if line["kind"] == "variant":
@@ -161,10 +171,8 @@ class Client:
         """Stops a batch; what is rendered stays."""
         return self._send("DELETE", f"/v1/batches/{id}").json()
 
-    def _post(self, path: str, portrait: Portrait, asked: dict[str, Any]) -> httpx.Response:
-        return self._send("POST", **self._request(path, portrait, asked))
-
-    def _request(self, path: str, portrait: Portrait, asked: dict[str, Any]) -> dict[str, Any]:
+    @staticmethod
+    def _request(path: str, portrait: Portrait, asked: dict[str, Any]) -> dict[str, Any]:
         if isinstance(portrait, bytes):
             name, content = "portrait", portrait
         else:
@@ -172,13 +180,33 @@ class Client:
         fields = {key: str(value) for key, value in asked.items() if value is not None}
         return {"url": path, "files": {"file": (name, content)}, "data": fields}
 
+    def _post(self, path: str, portrait: Portrait, asked: dict[str, Any]) -> httpx.Response:
+        request = self._http.build_request("POST", **self._request(path, portrait, asked))
+        return self._patiently(lambda: self._answer(request))
+
     def _send(self, method: str, url: str, **request: Any) -> httpx.Response:
+        return self._answer(self._http.build_request(method, url, **request))
+
+    def _patiently(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                return ask()
+            except ServiceProblem as problem:
+                wait = problem.retry_after or 1.0
+                if not problem.passes or time.monotonic() + wait > until:
+                    raise
+                time.sleep(wait)
+
+    def _answer(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
         try:
-            response = self._http.request(method, url, **request)
+            response = self._http.send(request, stream=stream)
+            if response.is_error:
+                response.read()
+                response.close()
+                raise _problem(response)
         except httpx.TransportError as error:
             raise _no_answer(error) from error
-        if response.is_error:
-            raise _problem(response)
         return response
 
 
