@@ -122,11 +122,15 @@ def test_gaze_and_expression_stay_where_age_alone_changes() -> None:
     face = dataclasses.replace(face_in(picture, square(150, 150, 200)), label_map=labels)
     eye, mouth, cheek = ((50 + 200 * y // R, 50 + 200 * x // R) for y, x in ((22, 22), (46, 32), (34, 32)))
     older, smiling = Variant("age-70", {"age": 70.0}), Variant("smile", {"age": 70.0, "smile": 1.0})
-    for variant, wanted in ((older, [110, 120, 140]), (smiling, [140, 140, 140])):
-        composite = Compositing(eyes=0.25, mouth=0.5).of(variant)
-        out = pasted(picture, face, face.image, shifted(face.image, 40), **composite._asdict())
-        assert np.allclose([out[place][0] for place in (eye, mouth, cheek)], wanted, atol=1), variant
-    blend = pasted(picture, face, face.image, shifted(face.image, 40), mode="blend", eyes=0.0, mouth=0.0)
+    limits = {"eyes_limit": 20.0, "mouth_limit": 40.0}
+    for levels, strength in ((40, 1.0), (-80, 1.0), (40, 2.0), (2, 1.0)):
+        change = levels * strength
+        held = [limit * np.tanh(change / limit) for limit in limits.values()]
+        for variant, wanted in ((older, [*held, change]), (smiling, [change] * 3)):
+            composite = Compositing(strength=strength, **limits).of(variant)
+            out = pasted(picture, face, face.image, shifted(face.image, levels), **composite._asdict())
+            assert np.allclose([out[place][0] - 100.0 for place in (eye, mouth, cheek)], wanted, atol=1), variant
+    blend = pasted(picture, face, face.image, shifted(face.image, 40), mode="blend", **limits)
     assert blend[eye][0] == pytest.approx(140, abs=1)
 
 

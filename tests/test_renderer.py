@@ -159,10 +159,13 @@ def test_refined_bytes_depend_on_nobody_else_either(refined, face):
 
 def test_what_the_generator_makes_can_be_seen_beside_what_is_delivered(refined, face):
     variants = Sweep().variants()
-    alone, finished = Renderer(refined).render_both(face, variants)
-    assert np.array_equal(alone, Renderer(replace(refined, refinement=None)).render(face, variants))
-    assert np.array_equal(finished, Renderer(refined).render(face, variants))
+    faces = [face, replace(face, attributes=Attributes(age=23.0))]
+    plain = Renderer(replace(refined, refinement=None))
+    alone, finished = Renderer(refined).render_both(faces, variants)
+    assert np.array_equal(alone, plain.render_all(faces, variants))
+    assert np.array_equal(finished, Renderer(refined).render_all(faces, variants))
     assert not np.array_equal(alone, finished)
+    assert all(np.array_equal(each, alone) for each in plain.render_both(faces, variants))
 
 
 def test_an_unknown_age_is_a_state_of_its_own(renderer, face):

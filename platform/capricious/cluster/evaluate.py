@@ -29,7 +29,7 @@ from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_s
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render_shard import read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards
+from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards, tried
 from capricious.data import storage
 from capricious.data.prepared import MANIFEST
 from capricious.data.records import REJECT_SCHEMA, Portrait, reject_row
@@ -41,6 +41,7 @@ from capricious.evaluate.measure import PUT_BACK, SCHEMA, Measurer, extractor_ha
 from capricious.evaluate.measured_cache import cached
 from capricious.model.bundle import DEFAULT
 from capricious.render.composite import AS_THE_BUNDLE_ASKS, put_back
+from capricious.render.picture import FACES
 from capricious.render.renderer import Renderer, fit
 from capricious.render.sweep import Sweep, parse_ages
 
@@ -140,7 +141,10 @@ class MeasureShard(ShardWorker):
     ):
         super().__init__(out)
         self.sweep, self.resolution, self.put_back = sweep, resolution, put_back
-        self.renderers = {name: Renderer(read_bundle(uri), threads=1) for name, uri in bundles.items()}
+        read = {name: read_bundle(uri) for name, uri in bundles.items()}
+        if not put_back:
+            read = {name: replace(bundle, refinement=None) for name, bundle in read.items()}
+        self.renderers = {name: Renderer(bundle, threads=1) for name, bundle in read.items()}
         self.measurer = Measurer(CropReader(), without)
         self.key = {**extractor_hashes(without), **_reader(), "resolution": resolution, "schema": str(SCHEMA)}
 
@@ -151,12 +155,17 @@ class MeasureShard(ShardWorker):
         real = cached([portrait for _, portrait in chosen], self.key, self._real)
         rows: list[dict[str, Any]] = []
         rejects: list[dict[str, str]] = []
-        for medium, portrait in chosen:
-            try:
-                with bugs_as_rejections(portrait.source_uri):
-                    rows += self._measure(portrait, medium, real)
-            except Rejection as rejection:
-                rejects.append(reject_row(portrait.source_uri, rejection))
+        for start in range(0, len(chosen), FACES):
+            group = chosen[start : start + FACES]
+            together = tried(group[0][1].source_uri, self._render, [portrait for _, portrait in group])
+            for number, (medium, portrait) in enumerate(group):
+                try:
+                    with bugs_as_rejections(portrait.source_uri):
+                        # Where they failed together, whose fault it was shows when each is rendered alone.
+                        pictures = self._render([portrait])[0] if isinstance(together, dict) else together[number]
+                        rows += self._measure(portrait, medium, real, pictures)
+                except Rejection as rejection:
+                    rejects.append(reject_row(portrait.source_uri, rejection))
         write_table(rejects_uri(self.out, shard), rejects, REJECT_SCHEMA)
         write_table(measured_uri(self.out, shard), rows, SCHEMA)
         return {"done": len(chosen) - len(rejects), "failed": len(rejects)}
@@ -165,19 +174,32 @@ class MeasureShard(ShardWorker):
         with bugs_as_rejections(portrait.source_uri):
             return self.measurer.real(portrait, fit(portrait.decoded(), self.resolution))
 
-    def _measure(self, portrait: Portrait, medium: str, real: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    def _render(self, portraits: list[Portrait]) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Returns of each portrait, by bundle, the variants as the generator makes them, and as they are delivered but
+        for their strength."""
+        faces = [fit(portrait.decoded(), self.resolution) for portrait in portraits]
+        variants = self.sweep.variants()
+        rendered = {name: renderer.render_both(faces, variants) for name, renderer in self.renderers.items()}
+        return [{name: (both[0][i], both[1][i]) for name, both in rendered.items()} for i in range(len(faces))]
+
+    def _measure(
+        self,
+        portrait: Portrait,
+        medium: str,
+        real: dict[str, dict[str, Any]],
+        pictures: dict[str, tuple[np.ndarray, np.ndarray]],
+    ) -> list[dict[str, Any]]:
         """Returns the rows of a portrait, its own and one or two for each bundle: all of them or none."""
         face = fit(portrait.decoded(), self.resolution)
         # Not among them: it was rejected, which this tells.
         own = {**(real.get(portrait.id) or self._real(portrait)), "medium": medium}
         rows = [own]
-        for name, renderer in self.renderers.items():
-            alone, pictures = renderer.render_both(face, self.sweep.variants())
+        for name, (alone, finished) in pictures.items():
             rows.append(self.measurer.renders(name, face, _fitted(alone, self.resolution), own))
             if self.put_back:
-                small = fit(face, renderer.resolution)
+                renderer = self.renderers[name]
                 settled = AS_THE_BUNDLE_ASKS.settled(renderer.bundle.strength)
-                delivered = put_back(face.image, small, pictures[0], pictures, settled)
+                delivered = put_back(face.image, fit(face, renderer.resolution), finished[0], finished, settled)
                 rows.append(self.measurer.renders(f"{name}, {PUT_BACK}", face, delivered, own))
         return rows
 

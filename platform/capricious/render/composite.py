@@ -7,7 +7,7 @@ a Placement adds the difference of two renders to the painting instead of replac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -53,17 +53,18 @@ class CompositeConfig:
     strength: float | None = None
     """0 (the picture) … 1 (the render); beyond 1 exaggerates. None: a difference of what the bundle asks for, a blend
     of 1."""
-    eyes: float = 0.25
-    """Share of a difference that the eyes get where only age or gender change: an iris drawn anew at another place is
-    a second iris, and the gaze is the sitter's."""
-    mouth: float = 0.5
+    eyes_limit: float = 20.0
+    """Levels of 255 below which a difference is held in the eyes where only age or gender change: lids may droop, but
+    an iris that was drawn anew a little aside would be a second one. inf: no limit."""
+    mouth_limit: float = 40.0
     """The same of the mouth, for the sake of lips and teeth."""
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
             raise ConfigError(f"composite.strength must be in 0…{MAX_STRENGTH:g}, found: {self.strength}")
-        if not (0 <= self.eyes <= 1 and 0 <= self.mouth <= 1):
-            raise ConfigError(f"composite.eyes and mouth must be in 0…1, found: {self.eyes} and {self.mouth}")
+        if not (self.eyes_limit > 0 and self.mouth_limit > 0):
+            found = f"{self.eyes_limit} and {self.mouth_limit}"
+            raise ConfigError(f"composite.eyes_limit and mouth_limit must be above 0, found: {found}")
 
     def settled(self, strength: float) -> Compositing:
         """Returns what is meant where the bundle that renders asks for `strength` (`Bundle.strength`)."""
@@ -71,7 +72,7 @@ class CompositeConfig:
             strength = self.strength
         elif self.mode == "blend":
             strength = 1.0
-        return Compositing(self.mode, strength, self.eyes, self.mouth)
+        return Compositing(self.mode, strength, self.eyes_limit, self.mouth_limit)
 
 
 class Compositing(NamedTuple):
@@ -79,14 +80,14 @@ class Compositing(NamedTuple):
 
     mode: Literal["difference", "blend"] = "difference"
     strength: float = 1.0
-    eyes: float = CompositeConfig.eyes
-    mouth: float = CompositeConfig.mouth
+    eyes_limit: float = CompositeConfig.eyes_limit
+    mouth_limit: float = CompositeConfig.mouth_limit
 
     def of(self, variant: Variant) -> Compositing:
-        """Returns what holds for a variant: what changes more than age and gender changes eyes and mouth in full."""
+        """Returns what holds for a variant: what changes more than age and gender may change eyes and mouth in full."""
         if set(variant.changes) <= {"age", "gender"} and not variant.style:
             return self
-        return self._replace(eyes=1.0, mouth=1.0)
+        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf)
 
 
 AS_THE_BUNDLE_ASKS = CompositeConfig()
@@ -114,7 +115,7 @@ class Placement:
     """
 
     def __init__(self, scan: Scan, face: Face, source: np.ndarray, composite: Compositing, *, feather: float = FEATHER):
-        mode, strength, eyes, mouth = composite
+        mode, strength, eyes_limit, mouth_limit = composite
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
         if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
@@ -123,8 +124,11 @@ class Placement:
         self._source = self._checked("source", source)
         self._difference, self._strength = mode == "difference", np.float32(strength)
         self._mask = sitter_mask(face.label_map, face.image.shape[0], feather)
-        if self._difference:
-            self._mask *= _share(face.label_map, len(self._mask), {EYES: eyes, MOUTH: mouth})
+        labels = resize_label_map(face.label_map, face.image.shape[0])
+        limits = {EYES: eyes_limit / strength, MOUTH: mouth_limit / strength} if strength else {}
+        self._limits = [
+            (_outline(labels == label), np.float32(limit)) for label, limit in limits.items() if limit < np.inf
+        ]
         self._guide = _Guide(face.image @ LUMA)
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
@@ -135,6 +139,8 @@ class Placement:
         target = self._checked("target", target).astype(np.float32)
         if self._difference:
             difference = target - self._source
+            for inside, limit in self._limits:
+                difference += inside * (limit * np.tanh(difference / limit) - difference)
             slope = self._guide.slope(difference @ LUMA)
             layers = self._mask[..., None] * self._strength * np.dstack([difference, slope])
             for tile in self._tiles:
@@ -249,14 +255,11 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     return soft * edge[:, None] * edge[None, :]
 
 
-def _share(label_map: np.ndarray, size: int, shares: Mapping[int, float]) -> np.ndarray:
-    """Returns the size×size float32 share of a change that each pixel gets: 1, and softly less within some classes."""
-    labels, share = resize_label_map(label_map, size), np.ones((size, size), np.float32)
-    for label, least in shares.items():
-        inside = cv2.GaussianBlur((labels == label).astype(np.float32), (0, 0), FEATURE * size)
-        # Full some way beyond the outline: lashes and lids move with the eye.
-        share *= 1 - (1 - least) * np.minimum(1.3 * inside, 1)
-    return share
+def _outline(inside: np.ndarray) -> np.ndarray:
+    """Returns a class's part of an R×R label map as R×R×1 float32, softly, and full some way beyond its outline: lashes
+    and lids move with the eye."""
+    soft = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), FEATURE * len(inside))
+    return np.minimum(1.3 * soft, 1)[..., None]
 
 
 def _box(plane: np.ndarray) -> np.ndarray:

@@ -121,14 +121,19 @@ class Renderer:
         return out
 
     @torch.inference_mode()
-    def render_both(self, face: Face, variants: Sequence[Variant]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the variants as the generator makes them, and as render() returns them: V×R×R×3 uint8 each."""
-        alone, finished = [], []
-        for part in self._passes(self._rows([face], variants, None)):
+    def render_both(self, faces: Sequence[Face], variants: Sequence[Variant]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the variants of each face as the generator makes them, and as render_all() does: F×V×R×R×3 each."""
+        rows = self._rows(faces, variants, None)
+        shape = (len(faces), len(variants), self.resolution, self.resolution, 3)
+        if self._refinement is None:
+            alone = np.stack(list(self.pictures(rows))).reshape(shape)
+            return alone, alone
+        alone_and_finished: list[tuple[np.ndarray, np.ndarray]] = []
+        for part in self._passes(rows):
             made = self._made(part)
-            alone.append(to_uint8(made))
-            finished.append(to_uint8(self._finished(part, made)))
-        return np.concatenate(alone)[: len(variants)], np.concatenate(finished)[: len(variants)]
+            alone_and_finished += zip(to_uint8(made), to_uint8(self._finished(part, made)), strict=True)
+        alone, finished = (np.stack(each).reshape(shape) for each in zip(*alone_and_finished[: len(rows)], strict=True))
+        return alone, finished
 
     def is_unchanged(self, face: Face, vector: np.ndarray) -> bool:
         """Says whether a face with these attributes is the portrait itself, which needs no network."""
