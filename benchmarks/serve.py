@@ -1,9 +1,9 @@
 """What serving costs: the raw renderer, this service, and the same model behind plain FastAPI and behind LitServe.
 
     pip install -e '.[dev,benchmark]'
-    python benchmarks/serve.py [--seconds 8] [--callers 12] [--rounds 3] [--width 32]
+    python benchmarks/serve.py [--seconds 8] [--callers 12] [--rounds 3] [--bundle BUNDLE]
 
-Random weights: only time is measured. Every request uploads one of four portraits and asks for one variant of it, as a
+With the bundle that ships, or another. Every request uploads one of four portraits and asks for one variant of it, as a
 slider does; ages do not repeat. All have the faces annotated beforehand, all answer with a PNG of the face at 128 px,
 all have one thread for the model. The raw renderer has full forward passes of one remembered face, and makes no PNG:
 nothing can be faster. Rounds alternate between the services, medians are compared, so that a noisy machine disturbs all
@@ -37,7 +37,9 @@ import httpx
 import numpy as np
 import psutil
 from serve_peers import MAX_BATCH, PORTRAITS, Model
-from serve_tools import free_port, random_bundle
+from serve_tools import free_port
+
+from capricious.model.bundle import DEFAULT
 
 BATCHING, SINGLY, FASTAPI, LITSERVE = "capricious", "capricious, no batching", "fastapi", "litserve"
 
@@ -187,22 +189,22 @@ def turn(service: Service, number: int) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seconds", type=float, default=8, help="of each service in each round")
-    for name, default in (("callers", 12), ("rounds", 3), ("width", 32)):
+    for name, default in (("callers", 12), ("rounds", 3)):
         arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--bundle", default=DEFAULT)
     arguments.add_argument("--serve-both", help=argparse.SUPPRESS)
     arguments.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.serve_both:
         return serve_both(options.serve_both, options.port)
-    bundle = str(random_bundle(Path(tempfile.mkdtemp(prefix="bundle-")) / "bundle", 128, options.width))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     services: list[Service] = []
     try:
-        for service in started(bundle):
+        for service in started(options.bundle):
             services.append(service)
             service.wait()
             turn(service, signal.SIGSTOP)
-        model = Model(bundle)
+        model = Model(options.bundle)
         draw = random.Random(2)
         raw(model, draw, 1)
         measured: dict[str, list[tuple[float, float]]] = {}

@@ -16,13 +16,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import litserve
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, Form, Response, UploadFile
 from skimage.data import astronaut
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
+from capricious.data.records import Face
 from capricious.faces.image import decode, encode
 from capricious.model.bundle import load_bundle
+from capricious.render.composite import AS_THE_BUNDLE_ASKS, put_back
+from capricious.render.renderer import fit
 from capricious.render.sweep import Sweep
 from serve.shared_chunks import Group, SharedChunkRenderer
 
@@ -37,15 +41,21 @@ class Model:
     def __init__(self, bundle: str):
         self.renderer = SharedChunkRenderer(load_bundle(bundle), threads=1, cache_bytes=2**29)
         annotator = Annotator(AnnotatorConfig(resolution=self.renderer.resolution))
-        self.faces = [annotator.annotate(decode(portrait, name="portrait"))[0] for portrait in PORTRAITS]
+        found = (annotator.annotate(decode(portrait, name="portrait"))[0] for portrait in PORTRAITS)
+        self.faces = [fit(face, self.renderer.resolution) for face in found]
+        self.composite = AS_THE_BUNDLE_ASKS.settled(self.renderer.bundle.strength)
 
     def group(self, portrait: int, *ages: float) -> Group:
         return self.faces[portrait], Sweep(ages).variants()[1:]
 
     def render(self, asked: list[tuple[int, float]]) -> list[bytes]:
-        """Returns a PNG for each portrait and age."""
-        renders = self.renderer.render_groups([self.group(portrait, age) for portrait, age in asked])
-        return [encode(pictures[0], "png") for pictures in renders]
+        """Returns a PNG for each portrait and age: the face as it is delivered."""
+        groups = [(self.faces[portrait], Sweep((age,)).variants()) for portrait, age in asked]
+        rendered = self.renderer.render_groups(groups)
+        return [self._png(face, *renders) for (face, _), renders in zip(groups, rendered, strict=True)]
+
+    def _png(self, face: Face, source: np.ndarray, render: np.ndarray) -> bytes:
+        return encode(put_back(face.image, face, source, [render], self.composite)[0], "png")
 
 
 def fastapi(bundle: str, port: int) -> None:
