@@ -24,7 +24,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-UNITS = {"ops": "{:g}/s", "reqps": "{:g}/s", "s": "{:g} s", "percentunit": "{:.0%}", "short": "{:g}"}
+UNITS = {"ops": (1, "/s"), "reqps": (1, "/s"), "s": (1, " s"), "percentunit": (100, " %"), "short": (1, "")}
+"""Unit of a dashboard → what values are multiplied by, and what stands behind them."""
+
+Line = tuple[str, tuple[float, ...], tuple[float, ...]]
+
 INK, FAINT = "#342f2a", "#ded6c9"
 
 
@@ -36,41 +40,50 @@ def series(prometheus: str, expression: str, start: float, end: float) -> list[d
         return list(json.load(response)["data"]["result"])
 
 
-def draw_panel(axes: Axes, panel: dict[str, Any], prometheus: str, start: float, end: float) -> None:
-    """Draws one panel over minutes since `start`."""
-    defaults = panel["fieldConfig"]["defaults"]
-    drawn = False
+def lines(panel: dict[str, Any], prometheus: str, start: float, end: float) -> list[Line]:
+    """Returns the lines of a panel: name, minutes since `start`, values."""
+    found = []
     for target in panel["targets"]:
         for one in series(prometheus, target["expr"], start, end):
-            name = re.sub(r"{{(\w+)}}", lambda found, one=one: one["metric"].get(found[1], ""), target["legendFormat"])
+            labels = {**one["metric"], "run": Path(one["metric"].get("run", "")).name}
+            name = re.sub(r"{{(\w+)}}", lambda match, labels=labels: labels.get(match[1], ""), target["legendFormat"])
             at, values = zip(*[((when - start) / 60, float(value)) for when, value in one["values"]], strict=True)
-            axes.plot(at, values, label=name, linewidth=1.4)
-            drawn = True
+            found.append((name, at, values))
+    return found
+
+
+def draw_panel(axes: Axes, panel: dict[str, Any], found: list[Line]) -> None:
+    """Draws one panel."""
+    defaults = panel["fieldConfig"]["defaults"]
+    factor, unit = UNITS[defaults["unit"]]
+    for name, at, values in found:
+        axes.plot(at, [factor * value for value in values], label=name, linewidth=1.4)
     axes.set_title(panel["title"], loc="left", fontsize=10, color=INK, pad=18)
     axes.text(0, 1.03, textwrap.shorten(panel["description"], 110), transform=axes.transAxes, fontsize=6.5, color=INK)
-    axes.set_xlim(0, (end - start) / 60)
     if "min" in defaults:
         axes.set_ylim(bottom=defaults["min"])
-    unit = UNITS[defaults["unit"]]
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: unit.format(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}{unit}"))
     axes.tick_params(labelsize=7, colors=INK)
     axes.grid(color=FAINT, linewidth=0.6)
     for side in axes.spines.values():
         side.set_color(FAINT)
-    if drawn:
+    if found:
         axes.legend(fontsize=6, frameon=False, ncols=3, loc="upper left")
     else:
         axes.text(0.5, 0.5, "nothing was found", transform=axes.transAxes, ha="center", color=INK)
 
 
 def draw(dashboard: dict[str, Any], prometheus: str, start: float, end: float, file: Path) -> None:
-    """Draws a dashboard, two panels side by side."""
+    """Draws a dashboard, two panels side by side, over the minutes in which it has anything to show."""
     panels = dashboard["panels"]
     rows = -(-len(panels) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(11, 2.5 * rows + 0.5), squeeze=False, layout="constrained")
     figure.suptitle(f"{dashboard['title']}, minutes of one run", x=0.01, ha="left", fontsize=12, color=INK)
-    for place, panel in zip(axes.flat, panels, strict=False):
-        draw_panel(place, panel, prometheus, start, end)
+    found = [lines(panel, prometheus, start, end) for panel in panels]
+    minutes = [minute for each in found for _, at, _ in each for minute in (at[0], at[-1])] or [0.0, (end - start) / 60]
+    for place, panel, each in zip(axes.flat, panels, found, strict=False):
+        draw_panel(place, panel, each)
+        place.set_xlim(min(minutes), max(minutes))
     for place in axes.flat[len(panels) :]:
         place.axis("off")
     figure.savefig(file, dpi=110, pil_kwargs={"quality": 80})
