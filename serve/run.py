@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 from ray import serve
+from ray.exceptions import RayActorError
 
 from capricious.cluster.session import session
 from capricious.errors import CapriciousError
@@ -26,24 +27,37 @@ def main(words: Sequence[str]) -> int:
         words: name=value of PortraitArguments.
 
     Returns:
-        0, or 2 where a word is not right.
+        0, 1 where it cannot serve, 2 where a word is not right.
     """
     try:
         arguments = PortraitArguments.model_validate(dict(_named(word) for word in words))
     except (ValidationError, CapriciousError) as error:
         print(error, file=sys.stderr)
         return 2
+    try:
+        _serve(arguments)
+    except CapriciousError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(arguments: PortraitArguments) -> None:
     stop = threading.Event()
     with session():
-        ingress = serve.run(portrait(arguments))
-        for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray puts its own in their place
+        # Not before the session, as Ray puts its own handlers in their place; nor after serve.run(), which returns a
+        # moment after the first requests are let in.
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
+        ingress = serve.run(portrait(arguments))
         stop.wait()
         print("finishing what is in hand", file=sys.stderr)
-        # Not serve.delete(): it lets the model go while a sweep in hand still needs it.
-        ingress.broadcast("close").results(timeout_s=arguments.timeout_s + 5)
+        try:
+            # Not serve.delete(): it lets the model go while a sweep in hand still needs it.
+            ingress.broadcast("close").results(timeout_s=arguments.timeout_s + 5)
+        except (TimeoutError, RayActorError) as error:
+            print(f"not all of it could be finished: {error}", file=sys.stderr)
         serve.shutdown()
-    return 0
 
 
 def _named(word: str) -> tuple[str, str]:
