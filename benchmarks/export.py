@@ -67,7 +67,8 @@ def main() -> None:
         modulations = generator.modulations(label_map(128))
         synthesis = Synthesis(generator)
         prepared = synthesis.prepare(modulations)
-    flat, inputs = Flat(generator), (latent, attributes, *(m.clone() for pair in modulations for m in pair))
+    # The exporter puts a module back into the mode that it was in, with all below it.
+    flat, inputs = Flat(generator).eval(), (latent, attributes, *(m.clone() for pair in modulations for m in pair))
     with torch.no_grad():
         started = time.perf_counter()
         session = onnx_session(flat, inputs)
