@@ -4,12 +4,11 @@
     python benchmarks/soak_serve.py [--minutes 30] [--load 0.8] [--kill-every 60] [--bundle BUNDLE] [--seed 0]
 
 With the bundle that ships, or another. First it measures what the service can do, then it sends `--load` of that at
-random times (Poisson),
-whatever becomes of the answers: renders, sweeps as JSON lines, annotations of pictures never seen before, and files
-that are no pictures. Every `--kill-every` seconds on average a replica (the model, the annotator or the ingress) gets
-SIGKILL. Every answer must be what was asked for, or a problem (RFC 9457) that fits. What was in the hands of a killed
-ingress cannot have one: a broken connection, or 500 from Ray's proxy, is counted apart. A line a minute says how many,
-and the memory of every process of the service.
+random times (Poisson), whatever becomes of the answers: renders, sweeps as JSON lines, annotations of pictures never
+seen before, and files that are no pictures. Every `--kill-every` seconds on average a replica (model, annotator
+or ingress) gets SIGKILL. Every answer must be what was asked for, or a problem (RFC 9457) that fits. What was in the
+hands of a killed ingress cannot have one: a broken connection, or 500 from Ray's proxy, is counted apart. A line a
+minute says how many, and the memory of every process of the service.
 
 Exits with 1 if an answer was wrong or missing.
 """

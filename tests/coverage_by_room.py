@@ -1,6 +1,6 @@
 """Which share of each room's lines do the tests pass, and which files the least? Reads what `make coverage` measured.
 
-python benchmarks/coverage_by_room.py .coverage/report.json
+python tests/coverage_by_room.py .coverage/report.json
 """
 
 import json

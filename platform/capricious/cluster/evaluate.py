@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -29,12 +30,12 @@ from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_s
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render_shard import read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
-from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards, tried
+from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards, tried_together
 from capricious.data import storage
 from capricious.data.prepared import MANIFEST
-from capricious.data.records import REJECT_SCHEMA, Portrait, reject_row
+from capricious.data.records import REJECT_SCHEMA, Face, Portrait
 from capricious.data.tables import read_table, write_table
-from capricious.errors import CapriciousError, ConfigError, Rejection
+from capricious.errors import CapriciousError, ConfigError
 from capricious.evaluate.evaluation import BundleInfo, evaluation
 from capricious.evaluate.evaluation_report import report_page
 from capricious.evaluate.measure import PUT_BACK, SCHEMA, Measurer, extractor_hashes, missing_extractors
@@ -118,6 +119,11 @@ class EvaluateOutcome:
         return exit_code(self.portraits, self.measured, self.portraits - self.measured, failure_share)
 
 
+Rendered = tuple[Face, dict[str, tuple[np.ndarray, np.ndarray]]]
+"""A face at the report's resolution; by bundle its variants as the generator makes them, and as they are delivered but
+for their strength."""
+
+
 class MeasureShard(ShardWorker):
     """Renders and measures one shard of portraits in a Ray Data actor.
 
@@ -155,17 +161,14 @@ class MeasureShard(ShardWorker):
         real = cached([portrait for _, portrait in chosen], self.key, self._real)
         rows: list[dict[str, Any]] = []
         rejects: list[dict[str, str]] = []
+        finish = partial(self._measure, real)
         for start in range(0, len(chosen), FACES):
             group = chosen[start : start + FACES]
-            together = tried(group[0][1].source_uri, self._render, [portrait for _, portrait in group])
-            for number, (medium, portrait) in enumerate(group):
-                try:
-                    with bugs_as_rejections(portrait.source_uri):
-                        # Where they failed together, whose fault it was shows when each is rendered alone.
-                        pictures = self._render([portrait])[0] if isinstance(together, dict) else together[number]
-                        rows += self._measure(portrait, medium, real, pictures)
-                except Rejection as rejection:
-                    rejects.append(reject_row(portrait.source_uri, rejection))
+            for found in tried_together(group, lambda item: item[1].source_uri, self._render, finish):
+                if isinstance(found, dict):
+                    rejects.append(found)
+                else:
+                    rows += found
         write_table(rejects_uri(self.out, shard), rejects, REJECT_SCHEMA)
         write_table(measured_uri(self.out, shard), rows, SCHEMA)
         return {"done": len(chosen) - len(rejects), "failed": len(rejects)}
@@ -174,23 +177,20 @@ class MeasureShard(ShardWorker):
         with bugs_as_rejections(portrait.source_uri):
             return self.measurer.real(portrait, fit(portrait.decoded(), self.resolution))
 
-    def _render(self, portraits: list[Portrait]) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Returns of each portrait, by bundle, the variants as the generator makes them, and as they are delivered but
-        for their strength."""
-        faces = [fit(portrait.decoded(), self.resolution) for portrait in portraits]
+    def _render(self, chosen: Sequence[tuple[str, Portrait]]) -> list[Rendered]:
+        faces = [fit(portrait.decoded(), self.resolution) for _, portrait in chosen]
         variants = self.sweep.variants()
         rendered = {name: renderer.render_both(faces, variants) for name, renderer in self.renderers.items()}
-        return [{name: (both[0][i], both[1][i]) for name, both in rendered.items()} for i in range(len(faces))]
+        return [
+            (face, {name: (alone[i], finished[i]) for name, (alone, finished) in rendered.items()})
+            for i, face in enumerate(faces)
+        ]
 
     def _measure(
-        self,
-        portrait: Portrait,
-        medium: str,
-        real: dict[str, dict[str, Any]],
-        pictures: dict[str, tuple[np.ndarray, np.ndarray]],
+        self, real: dict[str, dict[str, Any]], chosen: tuple[str, Portrait], rendered: Rendered
     ) -> list[dict[str, Any]]:
         """Returns the rows of a portrait, its own and one or two for each bundle: all of them or none."""
-        face = fit(portrait.decoded(), self.resolution)
+        (medium, portrait), (face, pictures) = chosen, rendered
         # Not among them: it was rejected, which this tells.
         own = {**(real.get(portrait.id) or self._real(portrait)), "medium": medium}
         rows = [own]

@@ -17,7 +17,7 @@ from capricious.annotate.annotator import Annotator
 from capricious.cluster.ledger import Row, read_rows, render_id, rows_of, write_part
 from capricious.cluster.plan import Plan
 from capricious.cluster.render_config import Gate, RenderConfig
-from capricious.cluster.shards import ShardWorker, tried
+from capricious.cluster.shards import ShardWorker, tried_together
 from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
 from capricious.data.collections import Source
@@ -121,16 +121,13 @@ class RenderShard(ShardWorker):
     def _together(
         self, waiting: list[Waiting], do: Callable[[Source, SweepResult, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
-        together = tried(waiting[0][0].uri, self._render, [sitting for _, sitting, _ in waiting])
-
-        def finish(number: int) -> Result:
-            source, sitting, data = waiting[number]
-            # Where they failed together, whose fault it was shows when each is rendered alone.
-            result = self._render([sitting])[0] if isinstance(together, dict) else together[number]
-            return do(source, result, data)
-
-        for number, (source, _, _) in enumerate(waiting):
-            yield source, tried(source.uri, finish, number)
+        results = tried_together(
+            waiting,
+            lambda each: each[0].uri,
+            lambda some: self._render([sitting for _, sitting, _ in some]),
+            lambda each, result: do(each[0], result, each[2]),
+        )
+        yield from zip((source for source, _, _ in waiting), results, strict=True)
 
     def _render(self, sittings: list[Sitting]) -> list[SweepResult]:
         config = self.config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ from capricious.data.collections.parts import read_part
 from capricious.data.records import reject_row
 from capricious.errors import REMEDY, CapriciousError, Rejection
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,26 @@ def tried(uri: str, do: Callable[..., Result], *arguments: Any) -> Result | dict
         return reject_row(uri, rejection)
     except OSError as error:
         raise CapriciousError(f"{error}; {REMEDY}") from error
+
+
+def tried_together(
+    items: Sequence[Item],
+    uri_of: Callable[[Item], str],
+    make: Callable[[Sequence[Item]], Sequence[Made]],
+    finish: Callable[[Item, Made], Result],
+) -> Iterator[Result | dict[str, str]]:
+    """Makes something of some pictures at once and finishes each alone; yields of each the result, or its reject's row.
+
+    Where they failed together, whose fault it was shows when it is made of each alone.
+    """
+    together = tried(uri_of(items[0]), make, items)
+
+    def one(number: int) -> Result:
+        item = items[number]
+        return finish(item, make([item])[0] if isinstance(together, dict) else together[number])
+
+    for number, item in enumerate(items):
+        yield tried(uri_of(item), one, number)
 
 
 @contextmanager

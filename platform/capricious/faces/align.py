@@ -1,4 +1,4 @@
-"""From 68 landmarks to an aligned square crop in the manner of FFHQ, and back onto the picture.
+"""From 68 landmarks to an aligned square crop in the manner of FFHQ. The way back is render/unalign.py.
 
 Coordinates are continuous (x, y) with pixel centres at half integers: the first pixel covers 0…1 and
 its centre is 0.5, in the source picture as in the crop. A quad is 4×2: top left, bottom left, bottom

@@ -125,14 +125,11 @@ class Renderer:
         """Returns the variants of each face as the generator makes them, and as render_all() does: F×V×R×R×3 each."""
         rows = self._rows(faces, variants, None)
         shape = (len(faces), len(variants), self.resolution, self.resolution, 3)
-        if self._refinement is None:
-            alone = np.stack(list(self.pictures(rows))).reshape(shape)
-            return alone, alone
-        alone_and_finished: list[tuple[np.ndarray, np.ndarray]] = []
+        both: list[tuple[np.ndarray, np.ndarray]] = []
         for part in self._passes(rows):
             made = self._made(part)
-            alone_and_finished += zip(to_uint8(made), to_uint8(self._finished(part, made)), strict=True)
-        alone, finished = (np.stack(each).reshape(shape) for each in zip(*alone_and_finished[: len(rows)], strict=True))
+            both += zip(to_uint8(made), to_uint8(self._finished(part, made)), strict=True)
+        alone, finished = (np.stack(each).reshape(shape) for each in zip(*both[: len(rows)], strict=True))
         return alone, finished
 
     def is_unchanged(self, face: Face, vector: np.ndarray) -> bool:
