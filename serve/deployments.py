@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,6 +33,10 @@ ATTEMPTS = 5
 
 ANSWERING = ("RUNNING", "RECOVERING", "UPDATING", "PENDING_MIGRATION")
 """States in which a replica answers. It is RECOVERING while a controller that came back learns of it again."""
+
+
+NICER = 5
+"""By how much an ingress yields to the model where both want the same core: requests only wait for the model anyway."""
 
 
 class Annotating:
@@ -143,6 +148,7 @@ class Ingress:
         self._tokens = tokens
         self._pipeline = DeployedPipeline(arguments, annotating, rendering)
         self._admission = Admission(arguments.max_ongoing)
+        os.nice(NICER)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return application(self._arguments, self._pipeline, self._tokens, self._admission)

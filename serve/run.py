@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from ray import serve
 from ray.exceptions import RayActorError
 
@@ -20,17 +20,33 @@ from serve.app import portrait
 from serve.arguments import PortraitArguments
 
 
+class Arguments(PortraitArguments):
+    """Of `capricious serve`; `serve start` and `serve/config.yaml` say the address for Ray's own commands.
+
+    Attributes:
+        host: address that the service listens at; 0.0.0.0 for all of the machine's.
+        port: there.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+
+    def of_the_service(self) -> PortraitArguments:
+        """All but the address."""
+        return PortraitArguments(**self.model_dump(exclude={"host", "port"}))
+
+
 def main(words: Sequence[str]) -> int:
     """Serves until SIGINT or SIGTERM, then turns new requests away and waits for the others, `timeout_s` at most.
 
     Args:
-        words: name=value of PortraitArguments.
+        words: name=value of Arguments.
 
     Returns:
         0, 1 where it cannot serve, 2 where a word is not right.
     """
     try:
-        arguments = PortraitArguments.model_validate(dict(_named(word) for word in words))
+        arguments = Arguments.model_validate(dict(_named(word) for word in words))
     except (ValidationError, CapriciousError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -42,14 +58,15 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _serve(arguments: PortraitArguments) -> None:
+def _serve(arguments: Arguments) -> None:
     stop = threading.Event()
     with session():
         # Not before the session, as Ray puts its own handlers in their place; nor after serve.run(), which returns a
         # moment after the first requests are let in.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        ingress = serve.run(portrait(arguments))
+        serve.start(http_options={"host": arguments.host, "port": arguments.port})
+        ingress = serve.run(portrait(arguments.of_the_service()))
         stop.wait()
         print("finishing what is in hand", file=sys.stderr)
         try:

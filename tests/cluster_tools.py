@@ -175,6 +175,22 @@ class Machines:
             command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
         )
 
+    def drain(self, node: Node, seconds: int) -> None:
+        """Announces that a node will be taken back, as the provider of a spot instance does."""
+        found = "(n['NodeID'] for n in ray.nodes() if n['NodeManagerAddress'] == " + repr(node.address) + ")"
+        code = f"import ray; ray.init(); print(*{found})"
+        words = ["--node-id", self.ask(code), "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command = [
+            RAY,
+            "drain-node",
+            "--address",
+            f"{HEAD}:{PORT}",
+            *words,
+            "--deadline-remaining-seconds",
+            f"{seconds}",
+        ]
+        subprocess.run(self.on_head(*command), env=self.env, check=True, capture_output=True)
+
     def kill(self, node: Node) -> None:
         node.kill()
         if node in self.nodes:
@@ -214,6 +230,31 @@ def machines(cpus: tuple[int, ...] = (), **environment: str) -> Iterator[Machine
             cluster.stop()
         _sweep()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(cluster: Machines, job: subprocess.Popen, until: Callable[[], bool]) -> None:
+    """Waits until something holds while a job runs."""
+
+    def or_over() -> bool:
+        assert job.poll() is None, job.communicate()[0]
+        return until()
+
+    cluster.wait(or_over, PATIENCE_SECONDS, "the job does not get on")
+
+
+def worker_of(cluster: Machines, title: str) -> Node:
+    """Returns the first node on which such a process runs."""
+    return next(node for node in cluster.nodes if node.pids(title))
+
+
+def start_training(cluster: Machines, data: str, out: Path, *options: str, kimg: float, checkpoint_kimg: float):
+    """Starts jobs/train.py with two workers of one CPU on tiny networks."""
+    network = [f"--training.network.{size}=4" for size in ("width", "hidden", "encoder-width", "discriminator-width")]
+    losses = [f"--training.loss.{term}=0" for term in ("perceptual", "age", "gender")]
+    length = [f"--training.kimg={kimg}", f"--training.checkpoint-kimg={checkpoint_kimg}"]
+    run = ["--training.resolution=64", "--training.batch-size=4", "--training.strategy=ddp", "--training.device=cpu"]
+    arguments = ["--data", data, "--out", str(out), "--workers", "2", "--cpus-per-worker", "1", "--no-judge", *options]
+    return cluster.start_job("train.py", *arguments, *network, *losses, *length, *run)
 
 
 def finished(job: subprocess.Popen, *codes: int) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from capricious.evaluate.age import age_control, age_measures, estimator_error, r_squared
+from capricious.evaluate.age import age_measures, estimator_error, r_squared
 
 AGES = np.arange(5.0, 100.0, 10.0)
 
@@ -27,13 +27,7 @@ def test_measures_agree_with_scipy_ties_included():
     line = stats.linregress(np.tile(AGES, 50), estimated.ravel())
     assert r_squared(AGES, estimated) == pytest.approx(line.rvalue**2)
     # All sweeps ask for the same ages, so the mean slope is the slope of all renders together.
-    assert age_control(AGES, estimated)["age/slope"].value == pytest.approx(line.slope)
-
-
-def test_all_figures_have_intervals_that_hold_them():
-    estimated = AGES + np.random.default_rng(1).normal(0, 8, (30, len(AGES)))
-    for name, interval in age_control(AGES, estimated).items():
-        assert interval.low <= interval.value <= interval.high and interval.n == 30, name
+    assert found.slope.mean() == pytest.approx(line.slope)
 
 
 def test_a_constant_estimate_explains_nothing():

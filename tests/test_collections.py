@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capricious.data.collections import SOURCE_SCHEMA, Source, affectnet, names, read_collection
 from capricious.data.collections.files import Checklist
-from capricious.data.collections.labels import ffhq_attributes, json_labels, row_attributes
+from capricious.data.collections.labels import json_labels, row_attributes
 from capricious.errors import CapriciousError, Rejection
 from capricious.faces.attributes import EMOTIONS, GLASSES, Attributes
 
@@ -319,12 +319,12 @@ def test_ffhq_features_beside_the_pictures_or_in_json(tmp_path, folder):
     [("NoGlasses", "none"), ("ReadingGlasses", "reading"), ("Sunglasses", "sun"), ("SwimmingGoggles", "sun")],
 )
 def test_all_glasses_of_ffhq(found, glasses):
-    assert ffhq_attributes(json.dumps([face(glasses=found)]).encode()).glasses == glasses
+    assert json_labels(json.dumps([face(glasses=found)]).encode())[0].glasses == glasses
 
 
 def test_of_two_faces_the_larger_is_the_sitter():
     child = {**face(age=4.0), "faceRectangle": {"width": 20, "height": 20}}
-    assert ffhq_attributes(json.dumps([child, FACE]).encode()).age == 21.0
+    assert json_labels(json.dumps([child, FACE]).encode())[0].age == 21.0
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_of_two_faces_the_larger_is_the_sitter():
 )
 def test_features_of_another_format_are_refused(features):
     with pytest.raises(ValueError):
-        ffhq_attributes(features)
+        json_labels(features)
 
 
 @given(

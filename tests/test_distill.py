@@ -71,7 +71,7 @@ def test_dice_of_equal_maps_is_one_and_of_disjoint_maps_nearly_none():
 
 
 def test_augmentation_repeats_with_its_seed_and_moves_picture_and_labels_alike():
-    augment = painterly()
+    augment = painterly(0.7)
     image, soft = TARGETS[0].decoded()
 
     def worn(seed):
@@ -85,6 +85,16 @@ def test_augmentation_repeats_with_its_seed_and_moves_picture_and_labels_alike()
     for a, _ in again:
         assert a["image"].dtype == a["mask"].dtype == np.uint8
         assert (a["mask"][..., 0].astype(int) + a["mask"][..., 1]).max() <= 256
+
+
+def test_copies_that_are_not_worn_are_only_moved():
+    image, _ = TARGETS[0].decoded()
+    for worn_share, alike in ((0.0, True), (1.0, False)):
+        augment = painterly(worn_share)
+        augment.set_random_seed(1)
+        copies = [augment(image=image, mask=image) for _ in range(8)]
+        assert all(np.array_equal(copy["image"], copy["mask"]) for copy in copies) == alike
+        assert not all(np.array_equal(copy["image"], image) for copy in copies)
 
 
 def test_a_small_collection_is_drawn_more_often_than_its_size_and_less_than_evenly():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cluster_tools import PATIENCE_SECONDS, finished, machines
+from cluster_tools import finished, machines, start_training, wait_for, worker_of
 from serve_tools import random_bundle
 from skimage.data import astronaut
 from training_tools import write_dataset
@@ -46,18 +46,6 @@ def museum(tmp_path_factory):
         (folder / "portraits" / f"{number}.jpg").write_bytes(picture)
     random_bundle(folder / "bundle")
     return folder
-
-
-def wait_for(cluster, job: subprocess.Popen, until) -> None:
-    def or_over() -> bool:
-        assert job.poll() is None, job.communicate()[0]
-        return until()
-
-    cluster.wait(or_over, PATIENCE_SECONDS, "the job does not get on")
-
-
-def worker_of(cluster, title: str):
-    return next(node for node in cluster.nodes if node.pids(title))
 
 
 def test_a_power_cut_in_prepare(two_nodes, museum, tmp_path):
@@ -121,15 +109,8 @@ def test_a_pulled_cable_in_render(two_nodes, museum, tmp_path):
 
 
 def test_a_power_cut_in_training(two_nodes, tmp_path):
-    data, out = write_dataset(tmp_path / "data", count=12, held_out=4), tmp_path / "run"
-    arguments = ["--data", str(data), "--out", str(out), "--workers", "2", "--cpus-per-worker", "1"]
-    arguments += [
-        f"--training.network.{size}=4" for size in ("width", "hidden", "encoder-width", "discriminator-width")
-    ]
-    arguments += [f"--training.loss.{term}=0" for term in ("perceptual", "age", "gender")]
-    arguments += ["--training.resolution=64", "--training.batch-size=4", "--training.strategy=ddp", "--no-judge"]
-    arguments += ["--training.kimg=0.2", "--training.checkpoint-kimg=0.02", "--training.device=cpu"]
-    job = two_nodes.start_job("train.py", *arguments)
+    out = tmp_path / "run"
+    job = start_training(two_nodes, write_dataset(tmp_path / "data", count=12), out, kimg=0.2, checkpoint_kimg=0.02)
     wait_for(two_nodes, job, lambda: len(list(out.glob("checkpoints/*/state.json"))) >= 2)
     two_nodes.kill(worker_of(two_nodes, "RayTrainWorker"))
     two_nodes.add(1)

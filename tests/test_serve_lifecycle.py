@@ -17,6 +17,7 @@ from serve_tools import PHOTO, free_port, random_bundle
 
 pytestmark = pytest.mark.slow
 
+PORT = free_port()
 FILES = {"file": ("sitter.jpg", PHOTO)}
 
 
@@ -34,7 +35,7 @@ def service(bundle, tmp_path):
     log = (tmp_path / "log").open("wb")
 
     def start(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "capricious", "serve", f"bundle={bundle}", *arguments]
+        command = [sys.executable, "-m", "capricious", "serve", f"bundle={bundle}", f"port={PORT}", *arguments]
         process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log)
         started.append(process)
         deadline = time.monotonic() + 240
@@ -53,12 +54,12 @@ def service(bundle, tmp_path):
 
 def status(path: str) -> int:
     try:
-        return httpx.get(f"http://127.0.0.1:8000{path}", timeout=10).status_code
+        return httpx.get(f"http://127.0.0.1:{PORT}{path}", timeout=10).status_code
     except httpx.HTTPError:
         return 0
 
 
-def sweep(seen: threading.Event, ages: str = "1:60:1", port: int = 8000) -> list[str]:
+def sweep(seen: threading.Event, ages: str = "1:60:1", port: int = PORT) -> list[str]:
     """Asks for a stream of variants and returns its lines; tells when the first variant is there."""
     asked = {"ages": ages, "format": "ndjson", "composite": "face"}
     lines = []

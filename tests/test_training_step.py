@@ -575,6 +575,7 @@ def test_distinct_patches_are_the_default_on_a_cpu_alone():
         ({"kimg": 0}, "kimg"),
         ({"resolution": 100}, "resolution"),
         ({"betas": (0.0, 1.0)}, "betas"),
+        ({"epsilon": 0.0}, "epsilon"),
         ({"keep_checkpoints": 1}, "newest one may be in use"),
         ({"attribute_dropout": 1.5}, "attribute_dropout"),
         ({"discriminator_steps": 0}, "discriminator_steps"),

@@ -74,18 +74,6 @@ def r_squared(requested: np.ndarray, estimated: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
-def age_control(requested: np.ndarray, estimated: np.ndarray) -> dict[str, Interval]:
-    """Returns "age/mae", "age/bias", "age/slope", "age/r2", "age/spearman", "age/monotone" of P portraits.
-
-    Means over portraits; R² is of all renders together. Arguments as of `age_measures`.
-    """
-    measures = age_measures(requested, estimated)
-    found = {f"age/{name}": mean_interval(values) for name, values in vars(measures).items()}
-    estimated = np.asarray(estimated, np.float64)
-    found["age/r2"] = statistic_interval(lambda at: r_squared(requested, estimated[at]), len(estimated))
-    return found
-
-
 def estimator_error(labelled: np.ndarray, estimated: np.ndarray) -> dict[str, Interval]:
     """Returns "mae", "bias" and "slope" (estimated over true age) of an estimator on N real pictures of known age.
 

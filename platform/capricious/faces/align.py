@@ -11,7 +11,6 @@ import math
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from capricious.errors import Rejection
 
@@ -228,11 +227,6 @@ def shrink(crop: np.ndarray, size: int) -> np.ndarray:
     if crop.shape[0] % size:
         raise ValueError(f"the crop's side must be a multiple of {size}, found: {crop.shape[0]}")
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _warp(plane: Image.Image, shape: tuple[int, int], coefficients: tuple[float, ...]) -> Image.Image:
-    """Warps one channel as float: on 8-bit pixels Pillow's bicubic warp truncates, half a level too dark."""
-    return plane.convert("F").transform(shape, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC)
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from capricious.model.checks import check_choice, check_positive
 from capricious.model.conditioning import AttributeEmbedding
 from capricious.model.layers import SLOPE, check_label_map, convolution, linear, one_hot, shrink_labels
 from capricious.model.patches import distinct_patches
-from capricious.model.spade import SPADE, Modulation, SPADEResBlock
+from capricious.model.spade import SPADE, Modulation, SPADEResBlock, dtype_of
 
 RESOLUTIONS = (64, 128, 256, 512, 1024)
 CONDITIONINGS = ("layered", "concat")
@@ -163,5 +163,5 @@ class Generator(nn.Module):
             if patches is not None and patches.share <= self.distinct_share:
                 yield from (spade.modulate_distinct(patches) for spade in spades)
             else:
-                maps = one_hot(labels, self.picture.weight.dtype)
+                maps = one_hot(labels, dtype_of(self))
                 yield from (spade.modulate(maps) for spade in spades)

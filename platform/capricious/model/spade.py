@@ -16,6 +16,15 @@ Modulation = tuple[Tensor, Tensor]
 """γ and β of one SPADE layer, each B×C×H×W, or 1×C×H×W for one label map shared by a whole batch."""
 
 
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Returns the type of a network's weights without reading one.
+
+    To read one outside of its layer, ZeRO-3 gathers it from all processes; but whether a process works on distinct
+    patches depends on its own pictures, and processes that gather in different orders fail.
+    """
+    return next(network.parameters()).dtype
+
+
 class SPADE(nn.Module):
     """y = N(x)·(1 + γ(m)) + β(m), then y·(1 + s(a)) + t(a) if the layer is conditioned on attributes.
 
@@ -59,7 +68,7 @@ class SPADE(nn.Module):
 
         Equal up to the order of summation, 2e-6 in float32; so are the gradients.
         """
-        labels = torch.eye(OUTSIDE + 1, OUTSIDE, dtype=self.shared.weight.dtype, device=patches.small.device)
+        labels = torch.eye(OUTSIDE + 1, OUTSIDE, dtype=dtype_of(self), device=patches.small.device)
         hidden = relu(self.shared(labels, patches.small))
         inside = patches.small[:, 4:5] != OUTSIDE  # the second convolution is padded with hidden rows of zeros
         rows = self.modulation(hidden * inside, patches.large)

@@ -50,17 +50,22 @@ class Unalign:
         centres = np.array([[left, top], [left + 1, top], [left, top + 1]]) + 0.5
         origin, across, along = to_crop(centres, quad, self.grid)
         self._origin, self._across, self._along = origin, across - origin, along - origin
+        # In its own crop, pixel for pixel, a face has no way to go.
+        step = np.stack([origin, self._across, self._along])
+        self._stays = self.shape == (size, size) and bool((step == [[0.5, 0.5], [1, 0], [0, 1]]).all())
         inside = torch.full(self.shape, math.inf, dtype=torch.float64)
         for axis in (0, 1):
             at = self._at(axis, range(self.shape[0]))
             inside = torch.minimum(inside, torch.minimum(at, self.grid - at))
         self.coverage: np.ndarray = inside.mul_(side / self.grid).clamp_(0.0, 1.0).float().numpy()
-        self._kept = list(self._strips()) if inside.numel() <= STRIP else None
+        self._kept = list(self._strips()) if inside.numel() <= STRIP and not self._stays else None
 
     def __call__(self, layers: np.ndarray) -> np.ndarray:
         """Returns R×R×C float32 layers of any sign as h×w×C float32; beyond the quad the crop's edge goes on."""
         if layers.shape[:2] != (self.size, self.size) or layers.ndim != 3:
             raise ValueError(f"layers must be {self.size}×{self.size}×C, found: {layers.shape}")
+        if self._stays:
+            return layers.astype(np.float32, copy=False)
         if self.grid < self.size:
             layers = np.dstack([self._reduced(layers[..., c]) for c in range(layers.shape[2])])
         table = torch.from_numpy(np.ascontiguousarray(layers, np.float32)).view(-1, layers.shape[2])

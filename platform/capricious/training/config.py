@@ -173,6 +173,8 @@ class TrainingConfig:
     """Adam's learning rate for the discriminator: two time-scales, arXiv:1706.08500."""
     betas: tuple[float, float] = (0.0, 0.9)
     """Adam's β₁ and β₂: the paper's."""
+    epsilon: float = 1e-8
+    """Adam's ε: gradients much smaller than it move nothing."""
     lr_ramp_kimg: float = 0.0
     """Thousands of pictures over which the learning rates rise from 0: for warm starts with fresh optimizers."""
     discriminator_steps: int | Literal["auto"] = "auto"
@@ -268,6 +270,8 @@ class TrainingConfig:
             )
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"training.betas must be in 0 ≤ β < 1, found: {self.betas}")
+        if self.epsilon <= 0.0:
+            raise ConfigError(f"training.epsilon must be above 0, found: {self.epsilon}")
         if self.network.refinement_width and not (self.swap.put_back and self.swap.probability == 1.0):
             raise ConfigError(
                 "training.network.refinement_width needs --training.swap.put-back --training.swap.probability 1: "

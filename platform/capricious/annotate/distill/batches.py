@@ -65,12 +65,12 @@ class BatchSource:
     it had never stopped.
     """
 
-    def __init__(self, targets: list[Target], batch_size: int, seed: int, rank: int = 0):
+    def __init__(self, targets: list[Target], batch_size: int, seed: int, rank: int = 0, worn_share: float = 1.0):
         self._targets = targets
         worn = [wears_glasses(teachers_parsing(target.decoded()[1])) for target in targets]
         self._likely = balance([target.collection for target in targets], worn)
         self._batch_size, self._seed, self._rank = batch_size, seed, rank
-        self._augment = painterly()
+        self._augment = painterly(worn_share)
 
     def batch(self, number: int, size: int) -> Batch:
         """Returns batch `number` for a student that sees size×size."""

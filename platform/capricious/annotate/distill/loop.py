@@ -47,6 +47,8 @@ class DistillConfig:
     """Power to which the teacher's probabilities are taken: it is unsure of much that it gets right."""
     ema_kimg: float = 2.0
     """Half-life of the averaged weights that are kept."""
+    worn_share: float = 0.7
+    """Share of the copies that are worn as paintings are; the others are only mirrored and moved."""
     start_from: str | None = None
     """Parser to begin from, as this job or the package has it (.safetensors); None: ImageNet's encoder."""
     checkpoint_kimg: float = 4.0
@@ -59,6 +61,8 @@ class DistillConfig:
             raise ConfigError(f"small_size must be a multiple of 32 in 32…{SIZE}, found: {self.small_size}")
         if not 0.0 <= self.small_share <= 1.0:
             raise ConfigError(f"small_share must be in 0…1, found: {self.small_share}")
+        if not 0.0 <= self.worn_share <= 1.0:
+            raise ConfigError(f"worn_share must be in 0…1, found: {self.worn_share}")
         if self.kimg <= 0 or self.checkpoint_kimg <= 0:
             raise ConfigError("kimg and checkpoint_kimg must be above 0")
 
@@ -208,7 +212,7 @@ def distill(
     model: nn.Module = student.net.train()
     if world > 1:
         model = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model) if device != "cpu" else model)
-    source = BatchSource(targets, max(2, config.batch_size // world), config.seed, rank)
+    source = BatchSource(targets, max(2, config.batch_size // world), config.seed, rank, config.worn_share)
     sizes = [config.size_at(step) for step in range(done, config.steps)]
     every = max(1, round(config.checkpoint_kimg * 1000 / config.batch_size))
     started, losses = time.monotonic(), []

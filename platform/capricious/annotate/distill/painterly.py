@@ -82,44 +82,48 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def painterly() -> A.Compose:
+def painterly(worn_share: float) -> A.Compose:
     """Returns the augmentation of a crop and its soft labels (H×W×3 uint8 both, as `image` and `mask`).
 
     Seed it with `set_random_seed` before each call for results that can be repeated.
+
+    Args:
+        worn_share: probability that a copy is worn, 0…1; the others are only mirrored and moved.
     """
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.Affine(
-                scale=(0.8, 1.25),
-                rotate=(-20, 20),
-                translate_percent=(-0.06, 0.06),
-                shear=(-5, 5),
-                border_mode=cv2.BORDER_REFLECT_101,
-                mask_interpolation=cv2.INTER_LINEAR,
-                p=0.8,
-            ),
-            A.OneOf([Brushwork(p=1), A.MedianBlur(blur_limit=(3, 9), p=1), A.Posterize(num_bits=(3, 5), p=1)], p=0.3),
-            A.OneOf([Craquelure(), Canvas(), A.Compose([Craquelure(p=1), Canvas(p=1)])], p=0.3),
-            A.OneOf(
-                [
-                    A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.06),
-                    A.RGBShift(30, 30, 30),
-                    A.PlanckianJitter(),
-                    A.ToSepia(),
-                    A.ToGray(),
-                ],
-                p=0.6,
-            ),
-            A.OneOf(
-                [Illumination(), A.RandomGamma((60, 240)), A.RandomBrightnessContrast(0.4, 0.4), A.RandomToneCurve()],
-                p=0.5,
-            ),
-            A.OneOf(
-                [A.GaussianBlur(sigma_limit=(0.5, 3.0)), A.Downscale((0.25, 0.7)), A.MotionBlur(blur_limit=(3, 9))],
-                p=0.3,
-            ),
-            A.OneOf([A.GaussNoise(std_range=(0.02, 0.1)), A.ISONoise(), A.MultiplicativeNoise()], p=0.25),
-            A.ImageCompression(quality_range=(25, 90), p=0.3),
-        ],
-    )
+    moved = [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(
+            scale=(0.8, 1.25),
+            rotate=(-20, 20),
+            translate_percent=(-0.06, 0.06),
+            shear=(-5, 5),
+            border_mode=cv2.BORDER_REFLECT_101,
+            mask_interpolation=cv2.INTER_LINEAR,
+            p=0.8,
+        ),
+    ]
+    worn = [
+        A.OneOf([Brushwork(p=1), A.MedianBlur(blur_limit=(3, 9), p=1), A.Posterize(num_bits=(3, 5), p=1)], p=0.3),
+        A.OneOf([Craquelure(), Canvas(), A.Compose([Craquelure(p=1), Canvas(p=1)])], p=0.3),
+        A.OneOf(
+            [
+                A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.06),
+                A.RGBShift(30, 30, 30),
+                A.PlanckianJitter(),
+                A.ToSepia(),
+                A.ToGray(),
+            ],
+            p=0.6,
+        ),
+        A.OneOf(
+            [Illumination(), A.RandomGamma((60, 240)), A.RandomBrightnessContrast(0.4, 0.4), A.RandomToneCurve()],
+            p=0.5,
+        ),
+        A.OneOf(
+            [A.GaussianBlur(sigma_limit=(0.5, 3.0)), A.Downscale((0.25, 0.7)), A.MotionBlur(blur_limit=(3, 9))],
+            p=0.3,
+        ),
+        A.OneOf([A.GaussNoise(std_range=(0.02, 0.1)), A.ISONoise(), A.MultiplicativeNoise()], p=0.25),
+        A.ImageCompression(quality_range=(25, 90), p=0.3),
+    ]
+    return A.Compose([*moved, A.Sequential(worn, p=worn_share)])

@@ -54,7 +54,8 @@ def row_license(row: Mapping[str, Any], columns: Sequence[str] = LICENSE_COLUMNS
 
 
 def json_labels(data: bytes, license_columns: Sequence[str] = LICENSE_COLUMNS) -> tuple[Attributes, str]:
-    """Reads the attributes and the license from JSON: an object as a row, or a feature file of FFHQ.
+    """Reads the attributes and the license from JSON: an object as a row, or a feature file of FFHQ, a list of faces,
+    possibly empty, of which the largest is the sitter.
 
     Raises:
         ValueError: no JSON, or an impossible value.
@@ -68,15 +69,6 @@ def json_labels(data: bytes, license_columns: Sequence[str] = LICENSE_COLUMNS) -
     if isinstance(found, dict):
         return row_attributes(found), row_license(found, license_columns)
     raise ValueError(f"must be an object or a list of faces, found: {type(found).__name__}")
-
-
-def ffhq_attributes(features: bytes) -> Attributes:
-    """Reads one of FFHQ's feature files: a list of faces, possibly empty; the largest is the sitter.
-
-    Raises:
-        ValueError: not the format of the Microsoft Face API.
-    """
-    return json_labels(features)[0]
 
 
 def _face_api_attributes(faces: list[Any]) -> Attributes:
