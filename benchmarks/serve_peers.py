@@ -23,7 +23,7 @@ from skimage.data import astronaut
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
 from capricious.data.records import Face
-from capricious.faces.image import decode, encode
+from capricious.faces.image import QUICK, decode, encode
 from capricious.model.bundle import load_bundle
 from capricious.render.composite import AS_THE_BUNDLE_ASKS, put_back
 from capricious.render.renderer import fit
@@ -55,7 +55,7 @@ class Model:
         return [self._png(face, *renders) for (face, _), renders in zip(groups, rendered, strict=True)]
 
     def _png(self, face: Face, source: np.ndarray, render: np.ndarray) -> bytes:
-        return encode(put_back(face.image, face, source, [render], self.composite)[0], "png")
+        return encode(put_back(face.image, face, source, [render], self.composite)[0], "png", compression=QUICK)
 
 
 def fastapi(bundle: str, port: int) -> None:

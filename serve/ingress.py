@@ -17,7 +17,7 @@ from fastapi.security import HTTPBearer
 import capricious
 from capricious.data.records import Face
 from capricious.faces.attributes import EMOTIONS, GLASSES, MAX_AGE
-from capricious.faces.image import encode
+from capricious.faces.image import QUICK, encode
 from capricious.faces.label_map import CLASSES
 from capricious.render.provenance import known
 from capricious.render.samples import samples
@@ -292,7 +292,7 @@ def _face_body(face: Face) -> FaceBody:
         landmark_score=float(face.landmark_score),
         resolution_score=float(face.resolution_score),
         inside_score=float(face.inside_score),
-        image=base64.b64encode(encode(face.image, "png")).decode("ascii"),
+        image=base64.b64encode(encode(face.image, "png", compression=QUICK)).decode("ascii"),
         label_map=base64.b64encode(encode(face.label_map, "png")).decode("ascii"),
     )
 

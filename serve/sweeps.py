@@ -16,7 +16,7 @@ import numpy as np
 
 from capricious.data.records import Face
 from capricious.faces.attributes import Attributes
-from capricious.faces.image import encode
+from capricious.faces.image import QUICK, encode
 from capricious.model.bundle import strength_of
 from capricious.model.learnt import Learnt
 from capricious.render.composite import AS_THE_BUNDLE_ASKS
@@ -188,7 +188,7 @@ def sheet(result: SweepResult, composite: Composite) -> bytes:
         rows.append([small.picture, *(small.painting(variant.name).srgb for variant in variants)])
         names.append(look.name.replace("_", ", ").replace("-", " "))
     columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
-    return result.stamped(encode(contact_sheet(rows, names, columns, caption=NOTICE), "png"))
+    return result.stamped(encode(contact_sheet(rows, names, columns, caption=NOTICE), "png", compression=QUICK))
 
 
 def animation(result: SweepResult, composite: Composite) -> bytes:

@@ -258,6 +258,11 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
+QUICK = 3
+"""PNG compression of pictures that somebody waits for: half of the time of 6, for 4 to 8 % more bytes. Label maps keep
+6, which makes them a fifth smaller."""
+
+
 def encode(
     image: np.ndarray,
     format: str = "png",
@@ -277,7 +282,7 @@ def encode(
         lossless: webp only.
         icc: colour profile to embed.
         exif: EXIF block to embed, as Pillow's Exif.tobytes() gives it.
-        compression: png only, 0 (none) … 9 (slow); 3 takes half of the time of 6, for a quarter more bytes.
+        compression: png only, 0 (none) … 9 (slow); see QUICK.
 
     Raises:
         ValueError: shape, dtype, format or quality is none of these, or a side is longer than the

@@ -16,7 +16,7 @@ from PIL import Image
 
 from capricious.data.records import Face
 from capricious.faces.align import align
-from capricious.faces.image import encode
+from capricious.faces.image import QUICK, encode
 from capricious.render.composite import (
     AS_THE_BUNDLE_ASKS,
     DIFFERENCE,
@@ -171,7 +171,7 @@ class SweepResult:
         columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
         caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
         sheet = contact_sheet(rows, labels, columns, caption=caption)
-        return self.stamped(encode(sheet, "png", compression=3))
+        return self.stamped(encode(sheet, "png", compression=QUICK))
 
     def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
         """Returns the whole picture going through the ages and back, look by look, as a stamped "gif", "mp4" or "webm".
@@ -193,7 +193,7 @@ class SweepResult:
     def crop_file(self, face: int, name: str, format: str = "webp", quality: int = 92) -> bytes:
         """Returns one face in one variant as a stamped "png", "jpeg" or "webp"."""
         variants, faces = [self._variant(name)], (self.faces[face],)
-        return self._stamped(encode(self.crop(face, name), format, quality), variants, faces)
+        return self._stamped(encode(self.crop(face, name), format, quality, compression=QUICK), variants, faces)
 
     def record(self, product: str) -> dict[str, Any]:
         """Returns the provenance of one variant, or of all of them for any other name."""

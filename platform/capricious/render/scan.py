@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from capricious.errors import Rejection
-from capricious.faces.image import MAX_PIXELS, decode, encode, opened, orientation_of, upright
+from capricious.faces.image import MAX_PIXELS, QUICK, decode, encode, opened, orientation_of, upright
 from capricious.faces.tiff import decode_16_bit
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Scan:
         pixels = self.srgb if self.native is None else self.native
         if pixels.dtype == np.uint16 and format != "tiff":
             pixels = np.rint(pixels / np.float32(257.0)).astype(np.uint8)
-        return encode(pixels, format, quality, icc=self.icc, exif=self.exif)
+        return encode(pixels, format, quality, icc=self.icc, exif=self.exif, compression=QUICK)
 
     @cached_property
     def _to_native(self) -> ImageCms.ImageCmsTransform | None:
