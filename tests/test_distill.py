@@ -1,6 +1,7 @@
 """How our parser is made: network, augmentation, loss, batches, training that resumes. Random weights: wiring."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,19 @@ def test_a_training_can_begin_from_a_parser(tmp_path):
     assert weights and all(torch.allclose(trained[name], begun[name], atol=1e-6) for name in weights)
 
 
+def test_a_result_can_lie_between_what_was_begun_from_and_what_came_of_it(tmp_path):
+    torch.manual_seed(0)
+    save_unet(ParsingUNet().state_dict(), tmp_path / "begun.safetensors")
+    config = DistillConfig(kimg=0.004, batch_size=2, small_size=32, start_from=str(tmp_path / "begun.safetensors"))
+    begun = load_unet(tmp_path / "begun.safetensors").state_dict()
+    trained = distill(config, TARGETS, tmp_path / "whole")
+    mixed = distill(replace(config, start_share=0.25), TARGETS, tmp_path / "mixed")
+    assert not torch.equal(trained["head.weight"], begun["head.weight"])
+    for name, value in begun.items():
+        if value.is_floating_point():
+            assert torch.allclose(mixed[name], 0.25 * value + 0.75 * trained[name], atol=1e-6)
+
+
 def test_the_shipped_form_runs_as_the_network_does(tmp_path):
     torch.manual_seed(0)
     net = ParsingUNet().eval()
@@ -200,7 +214,13 @@ def test_logits_become_classes_at_twice_their_side():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"batch_size": 1}, "batch_size"), ({"small_size": 100}, "multiple of 32"), ({"kimg": 0}, "above 0")],
+    [
+        ({"batch_size": 1}, "batch_size"),
+        ({"small_size": 100}, "multiple of 32"),
+        ({"kimg": 0}, "above 0"),
+        ({"worn_share": 1.5}, "worn_share"),
+        ({"start_share": 0.5}, "start_share"),
+    ],
 )
 def test_impossible_configurations_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):

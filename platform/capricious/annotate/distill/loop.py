@@ -51,6 +51,9 @@ class DistillConfig:
     """Share of the copies that are worn as paintings are; the others are only mirrored and moved."""
     start_from: str | None = None
     """Parser to begin from, as this job or the package has it (.safetensors); None: ImageNet's encoder."""
+    start_share: float = 0.0
+    """Share of the parser begun from in the weights of the result. Half of it is often better than either, as far as one
+    was begun from the other: Wortsman et al. 2022, "Model soups"."""
     checkpoint_kimg: float = 4.0
     seed: int = 0
 
@@ -63,6 +66,10 @@ class DistillConfig:
             raise ConfigError(f"small_share must be in 0…1, found: {self.small_share}")
         if not 0.0 <= self.worn_share <= 1.0:
             raise ConfigError(f"worn_share must be in 0…1, found: {self.worn_share}")
+        if not 0.0 <= self.start_share < 1.0 or (self.start_share and self.start_from is None):
+            raise ConfigError(
+                f"start_share must be at least 0 and below 1, and 0 without start_from, found: {self.start_share}"
+            )
         if self.kimg <= 0 or self.checkpoint_kimg <= 0:
             raise ConfigError("kimg and checkpoint_kimg must be above 0")
 
@@ -151,6 +158,18 @@ class Student:
             else:
                 self.average[name].copy_(value)
 
+    def result(self) -> dict[str, Tensor]:
+        """Returns the averaged weights, mixed with those begun from as the configuration says."""
+        if not self.config.start_from or not self.config.start_share:
+            return self.average
+        begun_from = load_unet(Path(self.config.start_from)).state_dict()
+        return {
+            name: value.lerp(begun_from[name].to(value.device), self.config.start_share)
+            if value.is_floating_point()
+            else value
+            for name, value in self.average.items()
+        }
+
     def state(self, done: int) -> dict[str, Any]:
         """Everything that a resumed run needs."""
         return {
@@ -193,7 +212,7 @@ Report = Callable[[dict[str, float], Path], None]
 def distill(
     config: DistillConfig, targets: list[Target], out: Path, *, device: str = "cpu", report: Report | None = None
 ) -> dict[str, Tensor]:
-    """Trains the student and returns its averaged weights; resumes from `out` where it was stopped.
+    """Trains the student and returns its weights (Student.result); resumes from `out` where it was stopped.
 
     Args:
         targets: what to learn from; the same list in every worker.
@@ -235,7 +254,7 @@ def distill(
                 log.info("%s", json.dumps({name: round(value, 4) for name, value in metrics.items()}))
             if report:
                 report(metrics, path)
-    return student.average
+    return student.result()
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
