@@ -19,7 +19,7 @@ Modulation = tuple[Tensor, Tensor]
 def dtype_of(network: nn.Module) -> torch.dtype:
     """Returns the type of a network's weights without reading one.
 
-    To read one outside of its layer, ZeRO-3 gathers it from all processes; but whether a process works on distinct
+    Reading a weight outside of its layer makes ZeRO-3 gather it from all processes. Whether a process works on distinct
     patches depends on its own pictures, and processes that gather in different orders fail.
     """
     return next(network.parameters()).dtype
