@@ -52,8 +52,8 @@ class DistillConfig:
     start_from: str | None = None
     """Parser to begin from, as this job or the package has it (.safetensors); None: ImageNet's encoder."""
     start_share: float = 0.0
-    """Share of the parser begun from in the weights of the result. Half of it is often better than either, as far as one
-    was begun from the other: Wortsman et al. 2022, "Model soups"."""
+    """Share of the parser begun from in the weights of the result: half of each is often better than either
+    (Wortsman et al. 2022, "Model soups")."""
     checkpoint_kimg: float = 4.0
     seed: int = 0
 
