@@ -15,27 +15,18 @@ few steps. With a large ε a step is proportional to its gradient, and rounding 
 say what the comparison can see: a learning rate that differs in the eighth digit, and one that differs by a hundredth.
 """
 
-import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-import yaml
-from safetensors.torch import load_file
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from training_tools import tiny_config, write_dataset
 
-from capricious.config import to_mapping
+from training_tools import tiny_config, train_apart, write_dataset
 
 ROWS = {
-    "plain": (1, {}),
+    "plain, again": (1, {}),
     "ddp": (2, {"strategy": "ddp"}),
     **{f"ZeRO {stage}": (2, {"strategy": "deepspeed", "zero_stage": stage}) for stage in range(4)},
     "ZeRO 2, optimizer offloaded": (2, {"strategy": "deepspeed", "zero_stage": 2, "offload": "optimizer"}),
@@ -43,39 +34,6 @@ ROWS = {
     "ddp, lr × (1 + 1e-7)": (2, {"strategy": "ddp", "lr_generator": 1e-4 * (1 + 1e-7)}),
     "ddp, lr × 1.01": (2, {"strategy": "ddp", "lr_generator": 1.01e-4}),
 }
-NOT_LOSSES = ("kimg", "images_per_second", "minutes", "seconds_left", "data_wait", "discriminator_steps")
-
-
-def run(folder: Path, data: str, processes: int, config) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Trains in processes of their own; returns the released weights and the losses of each step."""
-    folder.mkdir()
-    settings = {"data": [data], "out": str(folder / "out"), "training": to_mapping(config)}
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "capricious.training", "--config", str(folder / "config.yaml")]
-    children = []
-    for rank in range(processes):
-        mine = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{processes}"} if processes > 1 else {}
-        with open(folder / f"log-{rank}", "w") as log:
-            children.append(subprocess.Popen(command, env=os.environ | shared | mine, stdout=log, stderr=log))
-    for rank, child in enumerate(children):
-        if child.wait():
-            raise SystemExit((folder / f"log-{rank}").read_text())
-    bundle = folder / "out" / "bundle"
-    weights = {
-        f"{part}.{name}": tensor
-        for part in ("generator", "encoder")
-        for name, tensor in load_file(bundle / f"{part}.safetensors").items()
-    }
-    lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
-    return weights, [json.loads(line) for line in lines]
-
-
-def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return float(sum((a[name].double() - b[name].double()).square().sum() for name in b) ** 0.5)
 
 
 def main() -> None:
@@ -93,19 +51,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = write_dataset(folder / "data")
-        initial, _ = run(folder / "initial", data, 1, replace(base, kimg=0.004, lr_generator=1e-12))
-        reference, plain_losses = run(folder / "plain", data, 1, base)
-        moved = distance(initial, reference)
+        initial = train_apart(folder / "initial", data, replace(base, kimg=0.004, lr_generator=1e-12))
+        plain = train_apart(folder / "plain", data, base)
+        moved = plain.apart(initial)
         for number, (name, (processes, changes)) in enumerate(ROWS.items()):
-            weights, losses = run(folder / f"{number}", data, processes, replace(base, **changes))
+            found = train_apart(folder / f"{number}", data, replace(base, **changes), processes)
             worst = max(
                 abs(mine[key] - theirs[key]) / max(abs(theirs[key]), 1e-3)
-                for mine, theirs in zip(losses, plain_losses, strict=True)
+                for mine, theirs in zip(found.metrics, plain.metrics, strict=True)
                 for key in theirs
-                if key not in NOT_LOSSES
             )
-            apart = distance(weights, reference) / moved
-            print(f"| {name} | {processes} | {worst:.1e} | {apart:.1e} |", flush=True)
+            print(f"| {name} | {processes} | {worst:.1e} | {found.apart(plain) / moved:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

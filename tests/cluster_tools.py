@@ -150,14 +150,14 @@ class Machines:
         self.wait(lambda: node.address in self.alive(), 180, "the node has not joined")
         return node
 
-    def alive(self) -> set[str]:
-        """Addresses of the nodes that the head holds for alive."""
+    def alive(self) -> dict[str, str]:
+        """Ids, by address, of the nodes that the head holds for alive."""
         told = self.ask(
             "import json, ray; ray.init(); "
-            "print(json.dumps([n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']]))",
+            "print(json.dumps({n['NodeManagerAddress']: n['NodeID'] for n in ray.nodes() if n['Alive']}))",
             check=False,
         )
-        return set(json.loads(told)) if told else set()
+        return json.loads(told) if told else {}
 
     def ask(self, code: str, check: bool = True) -> str:
         """Runs Python on the head's machine and returns what it prints."""
@@ -177,18 +177,9 @@ class Machines:
 
     def drain(self, node: Node, seconds: int) -> None:
         """Announces that a node will be taken back, as the provider of a spot instance does."""
-        found = "(n['NodeID'] for n in ray.nodes() if n['NodeManagerAddress'] == " + repr(node.address) + ")"
-        code = f"import ray; ray.init(); print(*{found})"
-        words = ["--node-id", self.ask(code), "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-        command = [
-            RAY,
-            "drain-node",
-            "--address",
-            f"{HEAD}:{PORT}",
-            *words,
-            "--deadline-remaining-seconds",
-            f"{seconds}",
-        ]
+        who = ["--address", f"{HEAD}:{PORT}", "--node-id", self.alive()[node.address]]
+        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command = [RAY, "drain-node", *who, *why, "--deadline-remaining-seconds", f"{seconds}"]
         subprocess.run(self.on_head(*command), env=self.env, check=True, capture_output=True)
 
     def kill(self, node: Node) -> None:
@@ -247,7 +238,9 @@ def worker_of(cluster: Machines, title: str) -> Node:
     return next(node for node in cluster.nodes if node.pids(title))
 
 
-def start_training(cluster: Machines, data: str, out: Path, *options: str, kimg: float, checkpoint_kimg: float):
+def start_training(
+    cluster: Machines, data: str, out: Path, *options: str, kimg: float, checkpoint_kimg: float
+) -> subprocess.Popen:
     """Starts jobs/train.py with two workers of one CPU on tiny networks."""
     network = [f"--training.network.{size}=4" for size in ("width", "hidden", "encoder-width", "discriminator-width")]
     losses = [f"--training.loss.{term}=0" for term in ("perceptual", "age", "gender")]

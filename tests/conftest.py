@@ -37,6 +37,23 @@ def ray_cluster():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray nodes with networks of their own (cluster_tools); the tests of a module share them."""
+    from cluster_tools import machines
+
+    with machines() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def two_nodes(cluster):
+    """The same, with two nodes of one CPU at least: a test may have killed some."""
+    while len(cluster.nodes) < 2:
+        cluster.add(1)
+    return cluster
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that are free, as are those 10000 above them, which the server opens for gRPC."""
 

@@ -107,12 +107,12 @@ def test_a_small_collection_is_drawn_more_often_than_its_size_and_less_than_even
 
 
 def test_batches_follow_from_seed_number_and_rank():
-    source = BatchSource(TARGETS, batch_size=2, seed=3)
+    source = BatchSource(TARGETS, batch_size=2, seed=3, worn_share=1.0)
     streamed = list(source.stream(5, [64, 64, 96]))
-    alone = BatchSource(TARGETS, batch_size=2, seed=3).batch(7, 96)
+    alone = BatchSource(TARGETS, batch_size=2, seed=3, worn_share=1.0).batch(7, 96)
     assert torch.equal(streamed[2].images, alone.images) and torch.equal(streamed[2].soft_labels, alone.soft_labels)
     assert alone.images.shape == (2, 3, 96, 96) and alone.soft_labels.shape == (2, 3, 48, 48)
-    assert not torch.equal(BatchSource(TARGETS, 2, seed=3, rank=1).batch(7, 96).images, alone.images)
+    assert not torch.equal(BatchSource(TARGETS, 2, seed=3, rank=1, worn_share=1.0).batch(7, 96).images, alone.images)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_the_head_is_lost_and_comes_back(bundle, pictures, tmp_path, redis):
         without = [ask(node, 30 + number) for number in range(20)]
         assert without == [200] * 20, without
         cluster.start_head()
-        cluster.wait(lambda: cluster.alive() == {HEAD, node.address}, 180, "the node has not come back")
+        cluster.wait(lambda: cluster.alive().keys() == {HEAD, node.address}, 180, "the node has not come back")
         ready = f"http://{node.address}:{SERVE_PORT}/readyz"
         cluster.wait(lambda: answers(ready) == 200, 60, "the service does not say that it is ready")
         in_a_row(node, 5, 120)

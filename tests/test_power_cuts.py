@@ -25,19 +25,6 @@ PORTRAITS = 40
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with machines() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def two_nodes(cluster):
-    while len(cluster.nodes) < 2:
-        cluster.add(1)
-    return cluster
-
-
-@pytest.fixture(scope="module")
 def museum(tmp_path_factory):
     folder = tmp_path_factory.mktemp("museum")
     (folder / "portraits").mkdir()
@@ -109,8 +96,8 @@ def test_a_pulled_cable_in_render(two_nodes, museum, tmp_path):
 
 
 def test_a_power_cut_in_training(two_nodes, tmp_path):
-    out = tmp_path / "run"
-    job = start_training(two_nodes, write_dataset(tmp_path / "data", count=12), out, kimg=0.2, checkpoint_kimg=0.02)
+    data, out = write_dataset(tmp_path / "data", count=12, held_out=4), tmp_path / "run"
+    job = start_training(two_nodes, data, out, kimg=0.2, checkpoint_kimg=0.02)
     wait_for(two_nodes, job, lambda: len(list(out.glob("checkpoints/*/state.json"))) >= 2)
     two_nodes.kill(worker_of(two_nodes, "RayTrainWorker"))
     two_nodes.add(1)

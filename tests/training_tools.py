@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
+from capricious.config import to_mapping
 from capricious.data.prepared import write_manifest, write_shard
 from capricious.data.records import Portrait
 from capricious.faces.attributes import Attributes
@@ -90,6 +98,50 @@ def write_dataset(folder: Path, count: int = 10, seed: int = 0, held_out: int = 
     write_shard(str(folder), 0, made_up_portraits(count, seed, held_out), [], pictures=count, seconds={})
     write_manifest(str(folder), 1, {}, SIZE)
     return str(folder)
+
+
+class Outcome(NamedTuple):
+    """What a run has learnt.
+
+    Attributes:
+        metrics: of each line of its log, without what a clock says.
+        weights: of the released generator and encoder, in one float64 vector.
+    """
+
+    metrics: list[dict[str, float]]
+    weights: torch.Tensor
+
+    def apart(self, other: Outcome) -> float:
+        """How far the weights of two runs are apart."""
+        return float(torch.linalg.vector_norm(self.weights - other.weights))
+
+
+def train_apart(folder: Path, data: str, config: TrainingConfig, processes: int = 1) -> Outcome:
+    """Trains in processes of their own, as torchrun would start them; their logs and their run lie in `folder`."""
+    folder.mkdir(exist_ok=True)
+    settings = {"data": [data], "out": str(folder / "out"), "training": to_mapping(config)}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    command = [sys.executable, "-m", "capricious.training", "--config", str(folder / "config.yaml")]
+    logs = [folder / f"log-{rank}" for rank in range(processes)]
+    children = []
+    for rank, log in enumerate(logs):
+        mine = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{processes}"} if processes > 1 else {}
+        with log.open("w") as file:
+            children.append(subprocess.Popen(command, env=environment | mine, stdout=file, stderr=file))
+    codes = [child.wait(timeout=300) for child in children]
+    assert not any(codes), "\n".join(log.read_text() for log in logs)
+    clock = ("images_per_second", "minutes", "seconds_left", "data_wait")
+    lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
+    parts = [load_file(folder / "out" / "bundle" / f"{part}.safetensors") for part in ("generator", "encoder")]
+    return Outcome(
+        [{name: value for name, value in json.loads(line).items() if name not in clock} for line in lines],
+        torch.cat([part[name].double().flatten() for part in parts for name in sorted(part)]),
+    )
 
 
 class Brightness(nn.Module):

@@ -65,7 +65,7 @@ class BatchSource:
     it had never stopped.
     """
 
-    def __init__(self, targets: list[Target], batch_size: int, seed: int, rank: int = 0, worn_share: float = 1.0):
+    def __init__(self, targets: list[Target], batch_size: int, seed: int, rank: int = 0, *, worn_share: float):
         self._targets = targets
         worn = [wears_glasses(teachers_parsing(target.decoded()[1])) for target in targets]
         self._likely = balance([target.collection for target in targets], worn)

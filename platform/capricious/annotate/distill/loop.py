@@ -47,7 +47,7 @@ class DistillConfig:
     """Power to which the teacher's probabilities are taken: it is unsure of much that it gets right."""
     ema_kimg: float = 2.0
     """Half-life of the averaged weights that are kept."""
-    worn_share: float = 0.7
+    worn_share: float = 0.5
     """Share of the copies that are worn as paintings are; the others are only mirrored and moved."""
     start_from: str | None = None
     """Parser to begin from, as this job or the package has it (.safetensors); None: ImageNet's encoder."""
@@ -130,6 +130,7 @@ class Student:
             load_imagenet(net)
         self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.clone() for name, value in self.net.state_dict().items()}
+        self.begun_from = {name: value.clone() for name, value in self.average.items()}
         groups = [(self.net.encoder, config.encoder_rate), (self.net.bottom, 1.0), (self.net.ups, 1.0)]
         groups.append((self.net.head, 1.0))
         self.optimizer = torch.optim.AdamW(
@@ -160,13 +161,8 @@ class Student:
 
     def result(self) -> dict[str, Tensor]:
         """Returns the averaged weights, mixed with those begun from as the configuration says."""
-        if not self.config.start_from or not self.config.start_share:
-            return self.average
-        begun_from = load_unet(Path(self.config.start_from)).state_dict()
         return {
-            name: value.lerp(begun_from[name].to(value.device), self.config.start_share)
-            if value.is_floating_point()
-            else value
+            name: value.lerp(self.begun_from[name], self.config.start_share) if value.is_floating_point() else value
             for name, value in self.average.items()
         }
 
@@ -231,7 +227,7 @@ def distill(
     model: nn.Module = student.net.train()
     if world > 1:
         model = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model) if device != "cpu" else model)
-    source = BatchSource(targets, max(2, config.batch_size // world), config.seed, rank, config.worn_share)
+    source = BatchSource(targets, max(2, config.batch_size // world), config.seed, rank, worn_share=config.worn_share)
     sizes = [config.size_at(step) for step in range(done, config.steps)]
     every = max(1, round(config.checkpoint_kimg * 1000 / config.batch_size))
     started, losses = time.monotonic(), []
