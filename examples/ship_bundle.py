@@ -2,8 +2,8 @@
 
     python examples/ship_bundle.py runs/default/bundle platform/capricious/model/default [STRENGTH]
 
-STRENGTH is how many times over its changes are put back into a portrait, if that is not once. What else lies in the
-folder, such as the model card, stays.
+STRENGTH is how many times over its changes are put back into a portrait, if not as often as it was taught. What else
+lies in the folder, such as the model card, stays.
 """
 
 import shutil
@@ -31,9 +31,10 @@ def without_folders(value: Any) -> Any:
     return value
 
 
-def main(source: str, target: Path, strength: float = 1.0) -> None:
+def main(source: str, target: Path, strength: float | None = None) -> None:
     bundle = load_bundle(source)
-    info = {name: without_folders(bundle.info[name]) for name in COPIED} | {"licence": LICENCE, "strength": strength}
+    info = {name: without_folders(bundle.info[name]) for name in COPIED}
+    info |= {"licence": LICENCE, "strength": bundle.strength if strength is None else strength}
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "bundle"
         save_bundle(

@@ -6,6 +6,7 @@ Off unless the operator has listed where batches may read and write (serve.place
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import secrets
@@ -16,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from ray.exceptions import AuthenticationError
@@ -40,6 +41,15 @@ LINES: dict[str, Any] = {"content": {"application/x-ndjson": {}}, "description":
 
 WRITABLE = ("", "s3")
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        max_length=200,
+        description="Any text of your own, such as a UUID. The same request with the same key is one batch, however "
+        "often it arrives: send it again where an answer was lost.",
+    ),
+]
+
 BatchId = Annotated[str, PathParameter(description="As POST has told it.", examples=["render-1f0c2b9d4e6a"])]
 
 
@@ -49,9 +59,11 @@ def batches_router(arguments: PortraitArguments) -> APIRouter:
     batches = Batches(arguments)
 
     @router.post("", status_code=202, response_description="The batch; Location is its address.")
-    async def submit(request: Request, response: Response, asked: BatchRequest) -> BatchBody:
+    async def submit(
+        request: Request, response: Response, asked: BatchRequest, idempotency_key: IdempotencyKey = None
+    ) -> BatchBody:
         """Starts rendering a collection on the cluster. The same request again resumes what an earlier one has left."""
-        body = await asyncio.to_thread(batches.submit, asked, request.state.caller)
+        body = await asyncio.to_thread(batches.submit, asked, request.state.caller, idempotency_key)
         response.headers["Location"] = str(request.url_for("status", batch=body.id).path)
         return body
 
@@ -81,11 +93,12 @@ class Batches:
         self.arguments = arguments
         self._client: JobSubmissionClient | None = None
 
-    def submit(self, asked: BatchRequest, caller: str) -> BatchBody:
-        """Submits a batch.
+    def submit(self, asked: BatchRequest, caller: str, key: str | None) -> BatchBody:
+        """Submits a batch; one that this caller has submitted with this key before is looked up.
 
         Raises:
-            Problem: batches are off, a place is not allowed, or the job server does not answer.
+            Problem: batches are off, a place is not allowed, the key was used for something else, or the job server
+                does not answer.
             ConfigError: the sweep cannot be.
         """
         client = self._jobs()
@@ -110,15 +123,21 @@ class Batches:
         }
         # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.
         command = [sys.executable, "jobs/render.py", *(word for flag, value in flags.items() for word in (flag, value))]
-        job = f"render-{secrets.token_hex(6)}"
+        job = f"render-{secrets.token_hex(6) if key is None else _digest(caller, key)}"
+        entrypoint = shlex.join(command)
         try:
             client.submit_job(
-                entrypoint=shlex.join(command),
+                entrypoint=entrypoint,
                 submission_id=job,
                 runtime_env={"working_dir": str(ROOT)},
                 metadata={"caller": caller, "source": asked.source, "out": asked.out},
             )
-        except (ConnectionError, RuntimeError) as error:  # such as a head node whose agent is not up yet
+        except (ConnectionError, RuntimeError) as error:  # the job is there, or the head node's agent not up yet
+            if (known := self._known(job)) is not None:
+                if known.entrypoint != entrypoint:
+                    detail = "this Idempotency-Key was used for another batch; choose a new one"
+                    raise Problem(422, "key-used", detail, stage="batch") from error
+                return self.status(job, caller)
             log.error("%s takes no job: %s", self.arguments.jobs_address, error)
             detail = "the cluster's job server takes no jobs at the moment; try again in a minute"
             raise Problem(503, "no-job-server", detail, stage="batch") from error
@@ -156,14 +175,17 @@ class Batches:
         return self.status(batch, caller)
 
     def _details(self, batch: str, caller: str) -> JobDetails:
-        try:
-            details = self._jobs().get_job_info(batch)
-        except RuntimeError:  # how the client says 404
-            details = None
+        details = self._known(batch)
         # Another's batch, or another kind of job, is as good as none: not even that it is there is told.
         if details is None or (details.metadata or {}).get("caller") != caller:
             raise Problem(404, "no-such-batch", f"there is no batch {batch[:60]!r}", stage="batch")
         return details
+
+    def _known(self, batch: str) -> JobDetails | None:
+        try:
+            return self._jobs().get_job_info(batch)
+        except RuntimeError:  # how the client says 404
+            return None
 
     def _jobs(self) -> JobSubmissionClient:
         if not self.arguments.prefixes:
@@ -177,6 +199,11 @@ class Batches:
                 detail = f"the cluster's job server does not answer at {self.arguments.jobs_address}, or not to us"
                 raise Problem(503, "no-job-server", detail, stage="batch") from error
         return self._client
+
+
+def _digest(caller: str, key: str) -> str:
+    """Names the batch of a caller's key; two callers may use the same."""
+    return hashlib.sha256(json.dumps([caller, key]).encode()).hexdigest()[:12]
 
 
 def _plan(out: str) -> Plan | None:

@@ -12,12 +12,14 @@ PROBLEM = b'{"status": 422, "stage": "decode", "reason": "not-an-image", "detail
 
 @pytest.fixture
 def server():
-    """Yields its address and the answers that it is to give: (status, headers, body) each, None to hang up."""
-    answers, asked = [], []
+    """Yields its address, the answers that it is to give: (status, headers, body) each, None to hang up; and what it
+    was asked, with which idempotency keys."""
+    answers, asked, keys = [], [], []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             asked.append(self.rfile.read(int(self.headers["content-length"])))
+            keys.append(self.headers["idempotency-key"])
             if (answer := answers.pop(0)) is None:
                 self.connection.close()
                 return
@@ -34,14 +36,14 @@ def server():
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{running.server_port}", answers, asked
+    yield f"http://127.0.0.1:{running.server_port}", answers, asked, keys
     running.shutdown()
     thread.join()
     running.server_close()
 
 
 def test_what_passes_is_asked_again(server):
-    url, answers, asked = server
+    url, answers, asked, _ = server
     answers += [(500, {}, b"Internal Server Error"), None, (429, {"retry-after": "1"}, b"{}"), (200, {}, b"picture")]
     with Client(url) as service:
         assert service.render(b"photo", age=70) == b"picture"
@@ -49,7 +51,7 @@ def test_what_passes_is_asked_again(server):
 
 
 def test_a_stream_is_asked_again_until_it_begins(server):
-    url, answers, asked = server
+    url, answers, asked, _ = server
     answers += [None, (200, {}, b'{"kind": "variant", "name": "age-70", "changes": {}, "images": []}\n')]
     with Client(url) as service, pytest.raises(ServiceProblem, match="before it was complete"):
         assert [variant.name for variant in service.stream(b"photo")] == ["age-70"]
@@ -57,7 +59,7 @@ def test_a_stream_is_asked_again_until_it_begins(server):
 
 
 def test_what_stays_wrong_is_told_at_once_and_patience_ends(server):
-    url, answers, asked = server
+    url, answers, asked, _ = server
     own = {"content-type": "application/problem+json"}
     answers += [(422, own, PROBLEM), (500, own, PROBLEM.replace(b"422", b"500")), (503, {}, b"{}")]
     with Client(url, patience=0) as hasty, Client(url) as service:
@@ -68,9 +70,10 @@ def test_what_stays_wrong_is_told_at_once_and_patience_ends(server):
         assert len(asked) == 3
 
 
-def test_a_batch_is_submitted_once(server):
-    url, answers, asked = server
-    answers += [None]
-    with Client(url) as service, pytest.raises(ServiceProblem):
-        service.submit_batch("s3://museum/in", "s3://museum/out")
-    assert len(asked) == 1
+def test_a_batch_is_submitted_again_under_the_same_key(server):
+    url, answers, asked, keys = server
+    answers += [None, (202, {}, b'{"id": "render-1"}'), (202, {}, b'{"id": "render-2"}')]
+    with Client(url) as service:
+        assert service.submit_batch("s3://museum/in", "s3://museum/out")["id"] == "render-1"
+        assert service.submit_batch("s3://museum/in", "s3://museum/out")["id"] == "render-2"
+    assert len(set(asked)) == 1 and keys[0] == keys[1] != keys[2]

@@ -14,8 +14,9 @@ from capricious.data.records import Face
 from capricious.faces.align import align, bounds_of, to_crop
 from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import EYES, HAIR, MOUTH, SKIN
+from capricious.model.put_back import exaggerate
 from capricious.model.put_back import put_back as put_back_in_training
-from capricious.render.composite import MODES, Compositing, put_back, sitter_mask
+from capricious.render.composite import MODES, CompositeConfig, Compositing, put_back, sitter_mask
 from capricious.render.sweep import Variant
 from capricious.render.unalign import Unalign
 
@@ -103,13 +104,18 @@ def test_a_crop_changes_as_its_picture_does() -> None:
     assert np.abs(crops[1].astype(int) - changed).max() <= 1
 
 
-def test_training_judges_what_is_delivered() -> None:
-    flat = dataclasses.replace(ASTRONAUT, image=np.full((R, R, 3), 120, np.uint8))  # no edge for the guide
+@pytest.mark.parametrize("strength", [1.0, 1.5])
+def test_training_judges_what_is_delivered(strength: float) -> None:
+    labels = ASTRONAUT.label_map.copy()
+    labels[26:32, 20:30], labels[42:48, 24:40] = EYES, MOUTH
+    flat = dataclasses.replace(ASTRONAUT, image=np.full((R, R, 3), 120, np.uint8), label_map=labels)  # no edge
     source, target = np.random.default_rng(0).integers(60, 120, (2, R, R, 3), np.uint8)
-    delivered = put_back(flat.image, flat, source, target[None])[0]
+    held = CompositeConfig().settled(strength)
+    delivered = put_back(flat.image, flat, source, target[None], held)[0]
     images = [torch.from_numpy(x / np.float32(127.5) - 1).permute(2, 0, 1)[None] for x in (flat.image, source, target)]
-    trained = put_back_in_training(images[0], torch.from_numpy(flat.label_map)[None], images[2] - images[1])
-    levels = (trained[0].permute(1, 2, 0) * 127.5 + 127.5).numpy()
+    label_map = torch.from_numpy(flat.label_map)[None]
+    trained = put_back_in_training(images[0], label_map, images[2] - images[1])
+    levels = (exaggerate(images[0], label_map, trained, strength)[0].permute(1, 2, 0) * 127.5 + 127.5).numpy()
     whole = sitter_mask(flat.label_map, R) > 0.999
     assert whole.sum() > 300 and np.abs(levels - delivered)[whole].max() <= 1.0
     assert np.array_equal(trained[..., :4, :4], images[0][..., :4, :4])  # background

@@ -84,7 +84,8 @@ def test_a_refinement_network_is_trained_kept_and_taken_up_again(begin, data, tm
     swap = SwapConfig(probability=1.0, put_back=True)
     config = tiny_config(kimg=0.008, network=network, swap=swap, lr_generator=1e-3)
     train(config, data=data, out=str(tmp_path))
-    before = load_bundle(tmp_path / "bundle").refinement
+    bundle = load_bundle(tmp_path / "bundle")
+    before = bundle.refinement
     assert before is not None and before.change.weight.abs().max() > 0  # its last layer began at 0
     still = replace(config, warm_start=str(tmp_path / begin), lr_generator=1e-9, kimg=0.004)
     train(still, data=data, out=str(tmp_path / "warm"))
@@ -92,6 +93,17 @@ def test_a_refinement_network_is_trained_kept_and_taken_up_again(begin, data, tm
     assert after is not None
     for name, value in before.state_dict().items():
         torch.testing.assert_close(after.state_dict()[name], value, rtol=0.02, atol=1e-4)
+
+    # Alone: nothing else of the bundle that it began from changes, and the new one asks for the strength it was taught.
+    alone = replace(config, warm_start=str(tmp_path / begin), learns="refinement", swap=replace(swap, strength=1.5))
+    train(alone, data=data, out=str(tmp_path / "alone"))
+    again = load_bundle(tmp_path / "alone" / "bundle")
+    assert again.refinement is not None and again.strength == 1.5 and bundle.strength == 1.0
+    assert not torch.equal(again.refinement.change.weight, before.change.weight)
+    if begin == "bundle":
+        for new, old in ((again.generator, bundle.generator), (again.encoder, bundle.encoder)):
+            assert all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
+    train(replace(config, warm_start=str(tmp_path / "alone" / "weights")), data=data, out=str(tmp_path / "all"))
 
 
 @pytest.mark.parametrize("begin", ["weights", "bundle"])

@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from serve_tools import PHOTO, free_port, random_bundle, running
 
@@ -86,6 +87,27 @@ def test_a_batch_is_rendered_and_its_ledger_tells_all(service):
             with pytest.raises(ServiceProblem) as caught:
                 look(batch["id"])
             assert (caught.value.status, caught.value.reason) == (404, "no-such-batch")
+
+
+@pytest.mark.slow
+def test_a_request_that_arrives_twice_is_one_batch(service):
+    url, folder = service
+    asked = {"source": f"{folder}/collection", "out": f"{folder}/out/three", "ages": "30"}
+    with Client(url, TOKENS["anna"]) as anna, Client(url, TOKENS["ben"]) as ben:
+        anna.cancel_batch(submitted(anna, folder, "three")["id"])  # the head node is up
+
+        def post(caller: str, **changes: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {TOKENS[caller]}", "Idempotency-Key": "of a proxy's"}
+            return httpx.post(f"{url}/v1/batches", json={**asked, **changes}, headers=headers, timeout=60)
+
+        answers = [post("anna"), post("anna"), post("ben", out=f"{folder}/out/four")]
+        assert [answer.status_code for answer in answers] == [202] * 3, [answer.text for answer in answers]
+        first, second, bens = (answer.json()["id"] for answer in answers)
+        assert first == second != bens
+        other = post("anna", ages="40")
+        assert (other.status_code, other.json()["reason"]) == (422, "key-used")
+        anna.cancel_batch(first)
+        ben.cancel_batch(bens)
 
 
 @pytest.mark.slow

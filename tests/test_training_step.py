@@ -405,16 +405,18 @@ def test_the_swap_pass_makes_age_bite(put_back):
 
 
 def test_a_refinement_network_learns_to_put_changes_back():
-    """As above, of what is delivered; a generator that cannot learn leaves all of it to the refinement network."""
+    """As above, of what is delivered; a generator that does not learn leaves all of it to the refinement network."""
     config = tiny_config(
         lr_generator=5e-3,
         loss=AGE_ALONE,
-        swap=SwapConfig(probability=1.0, put_back=True),
+        swap=SwapConfig(probability=1.0, put_back=True, strength=1.5),
         network=replace(tiny_config().network, refinement_width=4),
+        learns="refinement",
+        warm_start="capricious://default",  # read by the loop, which is not here
     )
     step, batch = game(config), source().batch(0)
     network = step.autoencoder.module
-    network.generator.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     for seen in range(60):
         step(batch, draws(config, 4 * seen))
     network.eval()
@@ -425,6 +427,10 @@ def test_a_refinement_network_learns_to_put_changes_back():
             renders = network(batch.image, batch.label_map, batch.attributes, torch.zeros(4, 8), wanted)
         estimates.append(Brightness()(renders.swapped)[0].mean().item())
     assert (estimates[1] - estimates[0]) / 50.0 > 0.1
+    changed = {
+        name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"refinement"}
 
 
 def test_the_discriminator_learns_which_attributes_go_with_a_portrait():
@@ -584,6 +590,7 @@ def test_distinct_patches_are_the_default_on_a_cpu_alone():
         ({"distinct_share": 2.0}, "distinct_share"),
         ({"mismatched": 1.0}, "projection"),
         ({"network": NetworkConfig(refinement_width=8)}, "put-back"),
+        ({"learns": "refinement", "warm_start": "runs/first/weights"}, "refinement-width"),
         ({"r1": R1Config(weight=1.0), "strategy": "deepspeed", "zero_stage": 3}, "use zero_stage 2"),
     ],
 )
@@ -601,6 +608,8 @@ def test_impossible_configurations_are_refused_with_the_field(changes, message):
         (lambda: PairAugmentConfig(target=1.0), "mean of signs"),
         (lambda: PairAugmentConfig(kimg=0.0), r"augment\.kimg"),
         (lambda: SwapConfig(identity_features=-1.0), "identity_features"),
+        (lambda: SwapConfig(strength=1.5), "put-back"),
+        (lambda: SwapConfig(strength=0.0, put_back=True), r"swap\.strength"),
     ],
 )
 def test_impossible_controls_are_refused(make, message):

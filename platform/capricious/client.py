@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -80,7 +81,7 @@ class Client:
         token: for services that ask for one.
         timeout: seconds without a byte after which an answer is given up.
         patience: seconds during which what passes (`ServiceProblem.passes`) is asked again, at the times that the
-            service names. A sweep that has begun to stream, and what concerns batches, is not.
+            service names. A sweep that has begun to stream is not.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 180.0, patience: float = 60.0):
@@ -157,7 +158,10 @@ class Client:
             out: where results go.
             asked: ages, genders, glasses, smiles, emotions, limit.
         """
-        return self._send("POST", "/v1/batches", json={"source": source, "out": out, **asked}).json()
+        body = {"source": source, "out": out, **asked}
+        key = {"Idempotency-Key": secrets.token_hex(16)}  # asked twice, it is one batch all the same
+        request = self._http.build_request("POST", "/v1/batches", json=body, headers=key)
+        return self._patiently(lambda: self._answer(request)).json()
 
     def batch(self, id: str) -> dict[str, Any]:
         """Returns how a batch is getting on."""

@@ -1,11 +1,24 @@
-"""A change that the network made, put back into the portrait, at the network's own resolution."""
+"""A change that the network made, put back into the portrait as it will be delivered, at the network's own resolution.
+
+render/composite.py does the same at the resolution of a painting, and no tensor passes through it.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import avg_pool2d
+import math
 
-from capricious.faces.label_map import BACKGROUND
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, pad
+
+from capricious.faces.label_map import BACKGROUND, EYES, MOUTH
+
+EYES_LIMIT, MOUTH_LIMIT = 20.0, 40.0
+"""Levels of 255 below which a change of age or gender is held in eyes and mouth: lids may droop, but an iris that was
+drawn anew a little aside would be a second one."""
+
+FEATURE = 1 / 128
+"""Softness of the outline of eyes and mouth: standard deviation as a share of the crop's side."""
 
 
 def put_back(portrait: Tensor, label_map: Tensor, change: Tensor) -> Tensor:
@@ -22,3 +35,33 @@ def put_back(portrait: Tensor, label_map: Tensor, change: Tensor) -> Tensor:
     sitter = (label_map != BACKGROUND).unsqueeze(1).to(portrait.dtype)
     mask = avg_pool2d(sitter, 3, 1, 1, count_include_pad=False)
     return (portrait + mask * change.to(portrait.dtype)).clamp(-1.0, 1.0)
+
+
+def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: float) -> Tensor:
+    """Returns a portrait with a change put back `strength` times over and held in eyes and mouth, B×3×R×R in −1…1.
+
+    Differentiable; what render/composite.py makes by default of a bundle's pictures, but for its softer edges.
+
+    Args:
+        portrait: B×3×R×R in −1…1.
+        label_map: B×R×R.
+        changed: B×3×R×R in −1…1, as `put_back` or a refinement network returns it.
+        strength: above 0; 1 is the change itself.
+    """
+    change = strength * (changed - portrait)
+    for label, levels in ((EYES, EYES_LIMIT), (MOUTH, MOUTH_LIMIT)):
+        limit = levels / 127.5
+        change = change + _outline(label_map == label, change) * (limit * torch.tanh(change / limit) - change)
+    return (portrait + change).clamp(-1.0, 1.0)
+
+
+def _outline(inside: Tensor, like: Tensor) -> Tensor:
+    """Returns a part of B×R×R label maps softly, B×1×R×R in 0…1, and full some way beyond its outline, as lashes and
+    lids move with the eye."""
+    sigma = FEATURE * inside.shape[-1]
+    reach = math.ceil(4 * sigma)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype) / sigma) ** 2)
+    bell = bell / bell.sum()
+    soft = pad(inside.unsqueeze(1).to(like.dtype), [reach] * 4, mode="reflect")
+    soft = conv2d(conv2d(soft, bell.view(1, 1, 1, -1)), bell.view(1, 1, -1, 1))
+    return (1.3 * soft).clamp(max=1.0)

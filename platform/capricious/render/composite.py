@@ -19,15 +19,13 @@ from capricious.errors import ConfigError
 from capricious.faces.align import bounds_of
 from capricious.faces.label_map import BACKGROUND, EYES, MOUTH, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
+from capricious.model.put_back import EYES_LIMIT, FEATURE, MOUTH_LIMIT
 from capricious.render.blend import BORDER, blend
 from capricious.render.scan import Scan
 from capricious.render.sweep import Variant
 from capricious.render.unalign import STRIP, Unalign, Window
 
 MODES = ("difference", "blend")
-
-FEATURE = 1 / 128
-"""Softness of the outline of eyes and mouth, as FEATHER."""
 
 FEATHER = 1 / 40
 """Default softness of the mask's edge: standard deviation as a share of the crop's side."""
@@ -53,10 +51,10 @@ class CompositeConfig:
     strength: float | None = None
     """0 (the picture) … 1 (the render); beyond 1 exaggerates. None: a difference of what the bundle asks for, a blend
     of 1."""
-    eyes_limit: float = 20.0
+    eyes_limit: float = EYES_LIMIT
     """Levels of 255 below which a difference is held in the eyes where only age or gender change: lids may droop, but
     an iris that was drawn anew a little aside would be a second one. inf: no limit."""
-    mouth_limit: float = 40.0
+    mouth_limit: float = MOUTH_LIMIT
     """The same of the mouth, for the sake of lips and teeth."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from capricious.errors import ConfigError
 from capricious.faces.attributes import MAX_AGE
+from capricious.model.bundle import MAX_STRENGTH
 from capricious.model.discriminator import DiscriminatorConfig
 from capricious.model.encoder import EncoderConfig
 from capricious.model.generator import GeneratorConfig
@@ -71,6 +72,9 @@ class SwapConfig:
     put_back: bool = False
     """Judge each swapped picture as it will be delivered: its change against the reconstruction, added to the portrait
     (model/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""
+    strength: float | None = None
+    """With put_back: judge the change as it will be delivered with `--composite.strength` of this, eyes and mouth held
+    (model/put_back.py, exaggerate). The bundle asks for that strength, too. None: once, and nothing held."""
 
     def __post_init__(self) -> None:
         _check_share("swap.probability", self.probability)
@@ -83,6 +87,11 @@ class SwapConfig:
         _check_at_least("swap.identity", self.identity, 0.0)
         _check_positive("swap.identity_years", self.identity_years)
         _check_at_least("swap.identity_features", self.identity_features, 0.0)
+        if self.strength is not None and not (self.put_back and 0.0 < self.strength <= MAX_STRENGTH):
+            raise ConfigError(
+                f"training.swap.strength must be in 0…{MAX_STRENGTH:g}, and needs --training.swap.put-back, "
+                f"found: {self.strength:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,9 @@ class TrainingConfig:
     data_shares: tuple[float, ...] | None = None
     """How often each dataset is shown, in proportion (1 1 2); portraits are then drawn with replacement. None: each
     portrait once an epoch."""
+    learns: Literal["all", "refinement"] = "all"
+    """refinement: the refinement network alone, from a warm start, with generator and encoder as they are in use. A
+    picture then costs a third, and nothing is learnt of reconstructions."""
     warm_start: str | None = None
     """What to begin from: the weights folder of another run, or a bundle, such as capricious://default."""
 
@@ -276,6 +288,11 @@ class TrainingConfig:
             raise ConfigError(
                 "training.network.refinement_width needs --training.swap.put-back --training.swap.probability 1: "
                 "it learns from swapped pictures alone, and processes must exchange its gradient at every step"
+            )
+        if self.learns == "refinement" and not (self.network.refinement_width and self.warm_start):
+            raise ConfigError(
+                "training.learns refinement needs --training.network.refinement-width, and --training.warm-start: a "
+                "generator that never learnt has no change to refine"
             )
         if self.mismatched and not self.network.projection:
             raise ConfigError(

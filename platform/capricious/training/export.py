@@ -24,12 +24,12 @@ def with_own_statistics(autoencoder: Autoencoder, batches: Iterable[tuple[Batch,
     (as for the averaged weights of Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, §3.2).
 
     Args:
-        autoencoder: in eval mode. Without batch norm the copy is as it was.
+        autoencoder: in eval mode. Frozen, or without batch norm, the copy is as it was.
         batches: training data, with the draws for each.
     """
     network = copy.deepcopy(autoencoder)
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    if network.frozen or not norms:
         return network
     before = [norm.momentum for norm in norms]
     for norm in norms:

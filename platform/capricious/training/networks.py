@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -21,10 +22,10 @@ from capricious.model.encoder import StyleEncoder
 from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.generator import Generator
 from capricious.model.hardened_estimator import load_hardened_estimator
-from capricious.model.layers import load_plain_state
+from capricious.model.layers import load_plain_state, plain_state
 from capricious.model.patches import AUTO_SHARE
 from capricious.model.perceptual import PerceptualLoss
-from capricious.model.put_back import put_back
+from capricious.model.put_back import exaggerate, put_back
 from capricious.model.refinement import Refinement, RefinementConfig
 from capricious.training import checkpoint
 from capricious.training.config import TrainingConfig
@@ -36,8 +37,8 @@ class Renders(NamedTuple):
     """What one pass of the autoencoder yields; the swapped half is None in a step without swap.
 
     image, swapped: B×3×R×R in −1…1, the second as it is judged: put back into the portrait, if so configured. latent,
-    mean, log_variance: B×latent. swapped_mean: B×latent, the style code of the swapped render itself. guess: what
-    the adversary, if there is one, reads from the style code (model/adversary.py).
+    mean, log_variance: B×latent. swapped_mean: B×latent, the style code of the swapped render itself, where the encoder
+    learns. guess: what the adversary, if there is one, reads from the style code (model/adversary.py).
     """
 
     image: Tensor
@@ -60,6 +61,9 @@ class Autoencoder(nn.Module):
     Args:
         refinement: puts the swapped render back into the portrait.
         put_back: without a refinement network, add the plain difference.
+        strength: see SwapConfig; None for a change that is judged as it is.
+        frozen: leave generator and encoder as they are, made without spectral norms; only the swapped picture then has
+            a gradient.
     """
 
     def __init__(
@@ -69,13 +73,27 @@ class Autoencoder(nn.Module):
         adversary: AttributeAdversary | None = None,
         refinement: Refinement | None = None,
         put_back: bool = False,
+        strength: float | None = None,
+        frozen: bool = False,
     ):
         super().__init__()
         self.generator: Generator = generator
         self.encoder: StyleEncoder = encoder
         self.adversary: AttributeAdversary | None = adversary
         self.refinement: Refinement | None = refinement
-        self.put_back = put_back
+        self.put_back, self.strength, self.frozen = put_back, strength, frozen
+        if frozen:
+            self.generator.requires_grad_(False)
+            self.encoder.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but what is frozen stays as in use: batch norm with the statistics that it has."""
+        super().train(mode)
+        if self.frozen:
+            self.generator.eval()
+            self.encoder.eval()
+        return self
 
     def forward(
         self, image: Tensor, label_map: Tensor, attributes: Tensor, noise: Tensor, requested: Tensor | None = None
@@ -89,7 +107,9 @@ class Autoencoder(nn.Module):
         # Both passes share the weights that spectral norm makes, and its power iteration.
         with parametrize.cached():
             mean, log_variance = self.encoder(image)
-            latent = mean.float() + noise * torch.exp(0.5 * log_variance.float())
+            latent = mean.float()
+            if not self.frozen:
+                latent = latent + noise * torch.exp(0.5 * log_variance.float())
             guess = None if self.adversary is None else self.adversary(latent)
             if requested is None:
                 reconstruction = self.generator(label_map, latent, attributes)
@@ -97,7 +117,7 @@ class Autoencoder(nn.Module):
             modulations = self.generator.modulations(label_map)
             reconstruction = self.generator.synthesize(modulations, latent, attributes)
             swapped = self.generator.synthesize(modulations, latent, requested)
-            swapped_mean = self.encoder(swapped)[0]
+            swapped_mean = None if self.frozen else self.encoder(swapped)[0]
         delivered = self._delivered(image, label_map, reconstruction, swapped, attributes, requested)
         return Renders(reconstruction, latent, mean, log_variance, delivered, swapped_mean, guess)
 
@@ -124,23 +144,33 @@ class Autoencoder(nn.Module):
         self, image: Tensor, label_map: Tensor, reconstruction: Tensor, swapped: Tensor, own: Tensor, requested: Tensor
     ) -> Tensor:
         if self.refinement is not None:
-            return self.refinement(image, label_map, reconstruction, swapped, own, requested)
-        if self.put_back:
-            return put_back(image, label_map, swapped - reconstruction)
-        return swapped
+            swapped = self.refinement(image, label_map, reconstruction, swapped, own, requested)
+        elif self.put_back:
+            swapped = put_back(image, label_map, swapped - reconstruction)
+        return swapped if self.strength is None else exaggerate(image, label_map, swapped, self.strength)
 
 
 def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
     """Makes the networks, the same ones for the same seed in every process."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        generator, encoder = Generator(config.generator), StyleEncoder(config.encoder)
+        learns = config.learns == "all"
+        generator, encoder = Generator(config.generator, spectral=learns), StyleEncoder(config.encoder, spectral=learns)
         generator.distinct_share = _distinct_share(config)
         discriminator = Discriminator(config.discriminator)
         adversary = AttributeAdversary(config.network.latent) if config.loss.adversary else None
         width = config.network.refinement_width
         refinement = Refinement(RefinementConfig(config.resolution, width)) if width else None
-        return Autoencoder(generator, encoder, adversary, refinement, config.swap.put_back), discriminator
+        autoencoder = Autoencoder(
+            generator,
+            encoder,
+            adversary,
+            refinement,
+            config.swap.put_back,
+            config.swap.strength,
+            frozen=not learns,
+        )
+        return autoencoder, discriminator
 
 
 def needed_weights(config: TrainingConfig) -> tuple[str, ...]:
@@ -153,7 +183,8 @@ def needed_weights(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def _perceives(config: TrainingConfig) -> bool:
-    return bool(config.loss.perceptual or (config.swap.probability and config.swap.identity_features))
+    reconstructs = bool(config.loss.perceptual) and config.learns == "all"
+    return reconstructs or bool(config.swap.probability and config.swap.identity_features)
 
 
 def _estimates(config: TrainingConfig) -> bool:
@@ -209,7 +240,7 @@ def warm_start(source: str, autoencoder: Autoencoder, discriminator: Discriminat
     for name, network in {**networks, "discriminator": discriminator}.items():
         path = folder / f"{name}.safetensors"
         if path.is_file():
-            checkpoint.load_module(network, path)
+            _fill(network, path)
         elif name == "refinement":
             log.info("%s is missing: changes are put back as they are at first", path)
         elif name == "discriminator":
@@ -220,6 +251,22 @@ def warm_start(source: str, autoencoder: Autoencoder, discriminator: Discriminat
             )
     pictures = folder / TRAINING_PICTURES
     return pictures_of(pictures.read_bytes()) if pictures.is_file() else NO_PICTURES
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    """Loads weights that a run left; its spectral norms are worked in where the network has none, and the other way
+    round they start anew."""
+    spectral = any(parametrize.is_parametrized(module) for module in network.modules())
+    state = load_file(path)
+    if spectral == any(".parametrizations." in name for name in state):
+        checkpoint.load_module(network, path)
+    elif spectral:
+        load_plain_state(network, state)
+    else:
+        assert isinstance(network, Generator | StyleEncoder)
+        learner: nn.Module = type(network)(network.config)  # type: ignore[arg-type]
+        checkpoint.load_module(learner, path)
+        network.load_state_dict(plain_state(learner))
 
 
 _ANEW = "the discriminator starts anew, and the first pictures may get worse"

@@ -246,6 +246,8 @@ class Outputs:
             "data": {"fingerprint": self._source.dataset.fingerprint, "portraits": len(self._source.dataset)},
             "scores": scores,
         }
+        if self.config.swap.strength is not None:
+            info["strength"] = self.config.swap.strength
         learnt = Learnt.of(self._source.stream.attributes)
         pictures = self._training_pictures
         save_bundle(

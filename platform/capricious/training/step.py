@@ -50,6 +50,7 @@ class GanStep:
         self.config = config
         self.autoencoder, self.discriminator = autoencoder, discriminator
         self.perceptual, self.estimators = perceptual, estimators
+        self._reconstructs = config.learns == "all"
         self._weights = {
             **vars(config.loss),
             "pixel": config.pixel,
@@ -107,8 +108,9 @@ class GanStep:
         draws: Draws,
         probability: float,
     ) -> _Judged:
-        """Gathers what the discriminator sees: reconstruction and swap as fakes alike, each with what was asked."""
-        fakes, asked = [renders.image], [own]
+        """Gathers what the discriminator sees: reconstruction and swap, where they learn, as fakes alike, each with
+        what was asked."""
+        fakes, asked = ([renders.image], [own]) if self._reconstructs else ([], [])
         if renders.swapped is not None and requested is not None:
             # As much is hidden of these as of real pictures' attributes, or that alone would give them away.
             hidden = augment.drop_attributes(requested, draws.dropped_but_age)
@@ -163,18 +165,18 @@ class GanStep:
         self, judged: _Judged, renders: Renders, sitters: Sitters, draws: Draws, lr_scale: float
     ) -> dict[str, Tensor]:
         of_fake, of_real = self._judgement(judged)
-        of_reconstruction = [[layer[: len(sitters.image)] for layer in scale] for scale in of_fake]
-        image = renders.image.float()
-        terms = {
-            "gan": losses.hinge_generator(of_fake),
-            "feature_matching": losses.feature_matching(of_real, of_reconstruction),
-            "kl": losses.kl_divergence(renders.mean.float(), renders.log_variance.float()),
-            "pixel": l1_loss(image, sitters.image),
-        }
+        terms = {"gan": losses.hinge_generator(of_fake)}
+        if self._reconstructs:
+            of_reconstruction = [[layer[: len(sitters.image)] for layer in scale] for scale in of_fake]
+            terms |= {
+                "feature_matching": losses.feature_matching(of_real, of_reconstruction),
+                "kl": losses.kl_divergence(renders.mean.float(), renders.log_variance.float()),
+                "pixel": l1_loss(renders.image.float(), sitters.image),
+            }
         if renders.guess is not None:
             terms["adversary"] = adversary_loss(renders.guess, sitters.attributes)
         if self.perceptual is not None:
-            terms |= self._perceptual_terms(self.perceptual, image, renders.swapped, sitters)
+            terms |= self._perceptual_terms(self.perceptual, renders, sitters)
         if renders.swapped is not None:
             terms |= self._swap_terms(renders, sitters, draws)
         weighted = {name: self._weights[name] * value for name, value in terms.items()}
@@ -184,40 +186,42 @@ class GanStep:
         return terms | {f"share/{name}": value / total for name, value in magnitudes.items()}
 
     def _judgement(self, judged: _Judged) -> tuple[Features, Features]:
-        """Returns the frozen discriminator's features of fake pictures, and of real ones without a gradient."""
+        """Returns the frozen discriminator's features of fake pictures, and of real ones without a gradient where
+        reconstructions are compared with them."""
         discriminator, (fake, real) = self.discriminator.module, judged
         # Through the bare module: the discriminator's wrapper would prepare to exchange its gradients. Apart, because
         # nothing flows back into the real half, and with one power iteration for both.
         with frozen(discriminator), self._autocast(real.image.device), parametrize.cached():
             of_fake = discriminator(*fake)
-            with torch.no_grad():
-                of_real = discriminator(real.label_map, real.image.to(fake.image.dtype), real.attributes)
+            of_real: Features = []
+            if self._reconstructs:
+                with torch.no_grad():
+                    of_real = discriminator(real.label_map, real.image.to(fake.image.dtype), real.attributes)
         return _in_float32(of_fake), _in_float32(of_real)
 
-    def _perceptual_terms(
-        self, perceptual: PerceptualLoss, image: Tensor, swapped: Tensor | None, sitters: Sitters
-    ) -> dict[str, Tensor]:
+    def _perceptual_terms(self, perceptual: PerceptualLoss, renders: Renders, sitters: Sitters) -> dict[str, Tensor]:
         def features(pictures: Tensor) -> list[Tensor]:
             return perceptual.features(avg_pool2d(pictures, self.config.perceptual_pool))
 
-        with self._autocast(image.device):
+        terms = {}
+        with self._autocast(renders.image.device):
             with torch.no_grad():
                 wanted = features(sitters.image)
-            terms = {"perceptual": perceptual.compare(features(image), wanted).float()}
-            if swapped is not None and self.config.swap.identity_features:
-                found = features(swapped)
+            if self._reconstructs:
+                terms["perceptual"] = perceptual.compare(features(renders.image.float()), wanted).float()
+            if renders.swapped is not None and self.config.swap.identity_features:
+                found = features(renders.swapped)
                 distance = (found[-1].float() - wanted[-1].float()).abs().mean((1, 2, 3))
                 terms["identity_features"] = sitters.nearer_more(distance, self.config.swap.identity_years)
         return terms
 
     def _swap_terms(self, renders: Renders, sitters: Sitters, draws: Draws) -> dict[str, Tensor]:
         """What a picture at a requested age must fulfil: look that age, keep the gender asked for, keep the sitter."""
-        assert renders.swapped is not None and renders.swapped_mean is not None and sitters.requested is not None
+        assert renders.swapped is not None and sitters.requested is not None
         swapped = renders.swapped.float()
-        terms = {
-            "identity": identity_loss(swapped, sitters, self.config.swap.identity_years),
-            "latent": losses.latent_consistency(renders.swapped_mean.float(), renders.latent),
-        }
+        terms = {"identity": identity_loss(swapped, sitters, self.config.swap.identity_years)}
+        if renders.swapped_mean is not None:
+            terms["latent"] = losses.latent_consistency(renders.swapped_mean.float(), renders.latent)
         if self.estimators:
             terms |= self._age_and_gender_terms(swapped, sitters.requested, draws)
         return terms
