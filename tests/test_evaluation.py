@@ -51,15 +51,21 @@ def rows_of(portraits: int, slope: float, cosine: float, name: str = "made up", 
             "age": None if i % 10 == 9 else 20.0 + i % 50,
             "age_source": "label" if i % 2 else "estimated",
             "gender": float(i % 2),
+            "gender_source": "label" if i % 4 < 2 else "estimated",
             "given_map": MAP,
             "embedding": (embedding / np.linalg.norm(embedding)).astype(np.float16).tobytes(),
         }
 
-        def row(subject: str, ages: np.ndarray, cosines: float, shown: np.ndarray, about: dict = about) -> dict:
+        # Wrong about every fourth sitter, as about his renders: about half of those with a label.
+        read = about["gender"] if i % 4 else 1.0 - about["gender"]
+
+        def row(
+            subject: str, ages: np.ndarray, cosines: float, shown: np.ndarray, about: dict = about, read: float = read
+        ) -> dict:
             count = len(ages)
             values = {
                 "estimated_age": ages,
-                "male": np.full(count, about["gender"]),
+                "male": np.full(count, read),
                 "cosine": np.full(count, cosines),
                 "dlib_distance": np.full(count, 0.2),
                 "glasses": np.zeros(count),
@@ -92,6 +98,7 @@ def test_the_report_says_what_was_put_into_the_rows():
     assert found["identity/cosine"] == pytest.approx(0.9)
     assert found["identity/accepted"] == found["identity/dlib"] == found["mask/found"] == 1.0
     assert found["leakage/gender"] == found["leakage/glasses"] == found["leakage/background"] == 0.0
+    assert found["leakage/label"] == 0.5
     assert found["reconstruction/psnr"] == 20.0 and found["mask/regions"] == pytest.approx(0.8)
     assert found["quality/kid"] == pytest.approx(0.0, abs=1e-6)  # the first render has the original's features
     baselines = {name: s["groups"]["all"]["age/slope"]["value"] for name, s in report["subjects"].items()}

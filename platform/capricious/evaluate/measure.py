@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
         ("age", pa.float32()),  # of the sitter, null if unknown
         ("age_source", pa.string()),  # label | estimated
         ("gender", pa.float32()),
+        ("gender_source", pa.string()),
         # Of each of the V pictures; nan where there is no value.
         ("estimated_age", _floats),
         ("male", _floats),  # probability
@@ -129,6 +130,7 @@ class Measurer:
             "age": known.age,
             "age_source": portrait.attribute_source.get("age"),
             "gender": known.gender,
+            "gender_source": portrait.attribute_source.get("gender"),
             "given_map": encode(face.label_map, "png"),
         }
         return self._row({"subject": REAL, **about}, face, face.image[None], None)

@@ -68,6 +68,7 @@ FIGURES = {
     ),
     "mask/parts": Figure("parts IoU", "boxes of eyes, brows, nose and mouth against it, where a face is found", 1, 3),
     "leakage/gender": Figure("gender flips", "share of a sweep's renders with another gender than the original", -1, 3),
+    "leakage/label": Figure("gender against label", "share with another gender than the sitter's label says", -1, 3),
     "leakage/glasses": Figure("glasses flips", "share of a sweep's renders with glasses come or gone", -1, 3),
     "leakage/background": Figure("background", "mean change of the background in a sweep, levels of 255", -1, 2),
     "leakage/roughness": Figure("roughness", "largest step of a sweep over its mean step: 1 is even", -1, 2),
@@ -80,6 +81,7 @@ def per_portrait(protocol: Protocol, subject: Subject) -> dict[str, np.ndarray]:
     sweep = {name: values[:, 1:] for name, values in pictures.items()}
     ages = age_measures(protocol.ages, sweep["estimated_age"])
     dlib = sweep["dlib_distance"]
+    sitters = protocol.sitters
     own_gender, own_glasses = (protocol.real.pictures[name][:, 0] for name in ("male", "glasses"))
     return {
         **{f"age/{name}": values for name, values in vars(ages).items()},
@@ -91,6 +93,8 @@ def per_portrait(protocol: Protocol, subject: Subject) -> dict[str, np.ndarray]:
         "mask/regions": _known_mean(pictures["region_iou"]),
         "mask/parts": _known_mean(pictures["part_iou"]),
         "leakage/gender": flips(_yes(own_gender), _yes(sweep["male"])),
+        # The judge errs about portraits, too (the baseline says how often): what it takes for a flip may be right.
+        "leakage/label": flips(np.where(sitters.gender_labelled, _yes(sitters.gender), np.nan), _yes(sweep["male"])),
         "leakage/glasses": flips(own_glasses, sweep["glasses"]),
         "leakage/background": sweep["background_change"].mean(1),
         "leakage/roughness": subject.portraits["roughness"],

@@ -27,6 +27,7 @@ class Sitters:
         age: P years, nan where unknown.
         labelled: P bools, whether the age is a label (else an estimate of prepare's).
         gender: P, 0 female … 1 male, nan where unknown.
+        gender_labelled: P bools, whether that is a label.
     """
 
     ids: tuple[str, ...]
@@ -35,6 +36,7 @@ class Sitters:
     age: np.ndarray
     labelled: np.ndarray
     gender: np.ndarray
+    gender_labelled: np.ndarray
 
     def groups(self) -> dict[str, np.ndarray]:
         """Returns the subgroups that have members, as P bools by name; "all" is the first."""
@@ -109,6 +111,7 @@ def sitters_of(rows: list[dict[str, Any]]) -> Sitters:
         age=_numbers(row["age"] for row in rows),
         labelled=np.array([row["age"] is not None and row["age_source"] == "label" for row in rows]),
         gender=_numbers(row["gender"] for row in rows),
+        gender_labelled=np.array([row["gender"] is not None and row["gender_source"] == "label" for row in rows]),
     )
 
 
