@@ -1,18 +1,20 @@
 """Makes the bundle that ships of one that a training left: the same, with weights in bfloat16.
 
-    python examples/ship_bundle.py runs/default/bundle platform/capricious/model/default [STRENGTH]
+    python examples/ship_bundle.py runs/default/bundle platform/capricious/model/default [--strength 1.25] [--mix OTHER]
 
-STRENGTH is how many times over its changes are put back into a portrait, if not as often as it was taught. What else
-lies in the folder, such as the model card, stays.
+What else lies in the folder, such as the model card, stays.
 """
 
 import shutil
 import sys
 import tempfile
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+
+from torch import nn
 
 from capricious.model.bundle import load_bundle, save_bundle
 
@@ -31,10 +33,31 @@ def without_folders(value: Any) -> Any:
     return value
 
 
-def main(source: str, target: Path, strength: float | None = None) -> None:
-    bundle = load_bundle(source)
+def mix(network: nn.Module, other: nn.Module) -> None:
+    """Gives a network the mean of its own weights and another's that went on from the same ones.
+
+    Two such networks often lie in one valley, and its middle is better than either end (Wortsman et al. 2022, "Model
+    soups").
+    """
+    theirs = other.state_dict()
+    network.load_state_dict({name: own.lerp(theirs[name], 0.5) for name, own in network.state_dict().items()})
+
+
+def main() -> None:
+    arguments = ArgumentParser(description=__doc__)
+    arguments.add_argument("source")
+    arguments.add_argument("target", type=Path)
+    arguments.add_argument("--strength", type=float, help="how often changes are put back, if not as it was taught")
+    arguments.add_argument("--mix", help="a bundle whose refinement network is mixed into this one's")
+    options = arguments.parse_args()
+    target: Path = options.target
+    bundle = load_bundle(options.source)
+    if options.mix is not None:
+        other = load_bundle(options.mix)
+        assert bundle.refinement is not None and other.refinement is not None, "neither bundle may lack the network"
+        mix(bundle.refinement, other.refinement)
     info = {name: without_folders(bundle.info[name]) for name in COPIED}
-    info |= {"licence": LICENCE, "strength": bundle.strength if strength is None else strength}
+    info |= {"licence": LICENCE, "strength": bundle.strength if options.strength is None else options.strength}
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "bundle"
         save_bundle(
@@ -54,4 +77,4 @@ def main(source: str, target: Path, strength: float | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:4]))
+    main()
