@@ -93,7 +93,7 @@ class Batches:
         self.arguments = arguments
         self._client: JobSubmissionClient | None = None
 
-    def submit(self, asked: BatchRequest, caller: str, key: str | None) -> BatchBody:
+    def submit(self, asked: BatchRequest, caller: str, key: str | None = None) -> BatchBody:
         """Submits a batch; one that this caller has submitted with this key before is looked up.
 
         Raises:
@@ -133,14 +133,12 @@ class Batches:
                 metadata={"caller": caller, "source": asked.source, "out": asked.out},
             )
         except (ConnectionError, RuntimeError) as error:  # the job is there, or the head node's agent not up yet
-            if (known := self._known(job)) is not None:
-                if known.entrypoint != entrypoint:
-                    detail = "this Idempotency-Key was used for another batch; choose a new one"
-                    raise Problem(422, "key-used", detail, stage="batch") from error
-                return self.status(job, caller)
-            log.error("%s takes no job: %s", self.arguments.jobs_address, error)
-            detail = "the cluster's job server takes no jobs at the moment; try again in a minute"
-            raise Problem(503, "no-job-server", detail, stage="batch") from error
+            known = None if key is None else self._known(job)
+            if known is None:
+                raise self._no_server(error) from error
+            if known.entrypoint != entrypoint:
+                detail = "this Idempotency-Key was used for another batch; choose a new one"
+                raise Problem(422, "key-used", detail, stage="batch") from error
         return self.status(job, caller)
 
     def status(self, batch: str, caller: str) -> BatchBody:
@@ -186,6 +184,13 @@ class Batches:
             return self._jobs().get_job_info(batch)
         except RuntimeError:  # how the client says 404
             return None
+        except ConnectionError as error:
+            raise self._no_server(error) from error
+
+    def _no_server(self, error: Exception) -> Problem:
+        log.error("%s takes no job: %s", self.arguments.jobs_address, error)
+        detail = "the cluster's job server takes no jobs at the moment; try again in a minute"
+        return Problem(503, "no-job-server", detail, stage="batch")
 
     def _jobs(self) -> JobSubmissionClient:
         if not self.arguments.prefixes:

@@ -207,12 +207,19 @@ def test_an_operator_cannot_allow_what_leads_into_the_private_network_or_means_n
         PortraitArguments(bundle="bundle", batch_prefixes=f"s3://museum/, {prefix}")
 
 
-def test_a_job_server_that_takes_no_jobs_yet_is_a_503_and_no_bug_of_ours(tmp_path):
+@pytest.mark.parametrize("key", [None, "of a proxy's"])
+def test_a_job_server_that_takes_no_jobs_yet_is_a_503_and_no_bug_of_ours(key, tmp_path):
     def submit_job(**job):
         raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again")
 
+    def get_job_info(job):
+        raise ConnectionError("Failed to connect to Ray at address")
+
     batches = Batches(PortraitArguments(batch_prefixes=f"{tmp_path}/"))
-    batches._client = SimpleNamespace(submit_job=submit_job)
+    batches._client = SimpleNamespace(submit_job=submit_job, get_job_info=get_job_info)
     with pytest.raises(Problem) as caught:
-        batches.submit(BatchRequest(source=f"{tmp_path}/in", out=f"{tmp_path}/out"), "anna")
+        batches.submit(BatchRequest(source=f"{tmp_path}/in", out=f"{tmp_path}/out"), "anna", key)
     assert caught.value.status_code == 503 and caught.value.reason == "no-job-server"
+    with pytest.raises(Problem) as caught:
+        batches.status("render-1", "anna")
+    assert caught.value.status_code == 503
