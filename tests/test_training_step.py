@@ -444,7 +444,7 @@ def test_the_discriminator_learns_which_attributes_go_with_a_portrait():
     step = game(config)
     nothing = torch.zeros(4, dtype=torch.bool)
     told = draws(config, swap=False, flip=nothing, dropped=nothing[:, None].expand(4, 5))
-    for _ in range(64):
+    for _ in range(128):
         step(batch, told)
     with torch.no_grad():
         right, wrong = (
