@@ -54,7 +54,8 @@ def main() -> None:
     bundle = load_bundle(options.source)
     if options.mix is not None:
         other = load_bundle(options.mix)
-        assert bundle.refinement is not None and other.refinement is not None, "neither bundle may lack the network"
+        if bundle.refinement is None or other.refinement is None:
+            arguments.error("--mix: both bundles need a refinement network")
         mix(bundle.refinement, other.refinement)
     info = {name: without_folders(bundle.info[name]) for name in COPIED}
     info |= {"licence": LICENCE, "strength": bundle.strength if options.strength is None else options.strength}

@@ -20,6 +20,9 @@ drawn anew a little aside would be a second one."""
 FEATURE = 1 / 128
 """Softness of the outline of eyes and mouth: standard deviation as a share of the crop's side."""
 
+FEATURE_GAIN = 1.3
+"""Times the soft outline, at most 1: eyes and mouth count in full some way beyond it, as lashes and lids move along."""
+
 
 def put_back(portrait: Tensor, label_map: Tensor, change: Tensor) -> Tensor:
     """Returns portrait + mask · change, B×3×R×R in −1…1, differentiable.
@@ -56,12 +59,11 @@ def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: f
 
 
 def _outline(inside: Tensor, like: Tensor) -> Tensor:
-    """Returns a part of B×R×R label maps softly, B×1×R×R in 0…1, and full some way beyond its outline, as lashes and
-    lids move with the eye."""
+    """Returns a part of B×R×R label maps softly, B×1×R×R in 0…1, in the dtype of `like`."""
     sigma = FEATURE * inside.shape[-1]
     reach = math.ceil(4 * sigma)
     bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype) / sigma) ** 2)
     bell = bell / bell.sum()
     soft = pad(inside.unsqueeze(1).to(like.dtype), [reach] * 4, mode="reflect")
     soft = conv2d(conv2d(soft, bell.view(1, 1, 1, -1)), bell.view(1, 1, -1, 1))
-    return (1.3 * soft).clamp(max=1.0)
+    return (FEATURE_GAIN * soft).clamp(max=1.0)

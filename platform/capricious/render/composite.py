@@ -19,7 +19,7 @@ from capricious.errors import ConfigError
 from capricious.faces.align import bounds_of
 from capricious.faces.label_map import BACKGROUND, EYES, MOUTH, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
-from capricious.model.put_back import EYES_LIMIT, FEATURE, MOUTH_LIMIT
+from capricious.model.put_back import EYES_LIMIT, FEATURE, FEATURE_GAIN, MOUTH_LIMIT
 from capricious.render.blend import BORDER, blend
 from capricious.render.scan import Scan
 from capricious.render.sweep import Variant
@@ -254,10 +254,9 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
 
 
 def _outline(inside: np.ndarray) -> np.ndarray:
-    """Returns a class's part of an R×R label map as R×R×1 float32, softly, and full some way beyond its outline: lashes
-    and lids move with the eye."""
+    """Returns a class's part of an R×R label map as R×R×1 float32 in 0…1, softly."""
     soft = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), FEATURE * len(inside))
-    return np.minimum(1.3 * soft, 1)[..., None]
+    return np.minimum(FEATURE_GAIN * soft, 1)[..., None]
 
 
 def _box(plane: np.ndarray) -> np.ndarray:

@@ -199,8 +199,8 @@ class TrainingConfig:
     """How often each dataset is shown, in proportion (1 1 2); portraits are then drawn with replacement. None: each
     portrait once an epoch."""
     learns: Literal["all", "refinement"] = "all"
-    """refinement: the refinement network alone, from a warm start, with generator and encoder as they are in use. A
-    picture then costs a third, and nothing is learnt of reconstructions."""
+    """refinement: the refinement network alone, from a warm start, with generator and encoder as they are in use.
+    Nothing is then rendered, judged or learnt for the sake of reconstructions."""
     warm_start: str | None = None
     """What to begin from: the weights folder of another run, or a bundle, such as capricious://default."""
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -257,11 +258,12 @@ def _fill(network: nn.Module, path: Path) -> None:
     """Loads weights that a run left; its spectral norms are worked in where the network has none, and the other way
     round they start anew."""
     spectral = any(parametrize.is_parametrized(module) for module in network.modules())
-    state = load_file(path)
-    if spectral == any(".parametrizations." in name for name in state):
+    with safe_open(path, "pt") as file:
+        names = file.keys()
+    if spectral == any(".parametrizations." in name for name in names):
         checkpoint.load_module(network, path)
     elif spectral:
-        load_plain_state(network, state)
+        load_plain_state(network, load_file(path))
     else:
         assert isinstance(network, Generator | StyleEncoder)
         learner: nn.Module = type(network)(network.config)  # type: ignore[arg-type]
