@@ -44,7 +44,8 @@ from capricious.training import augment
 from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import NetworkConfig, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
-from capricious.training.networks import new_judges, new_networks
+from capricious.training.judges import new_judges
+from capricious.training.networks import new_networks
 from capricious.training.step import GanStep
 from capricious.training.strategy import create
 
@@ -220,7 +221,7 @@ class OurStep:
         self.autoencoder = spread.player(autoencoder, config.lr_generator)
         self.ema.network.to(spread.processes.device)
         judges = new_judges(config, spread.processes.device)
-        self.step = GanStep(config, self.autoencoder, spread.player(discriminator, config.lr_discriminator), *judges)
+        self.step = GanStep(config, self.autoencoder, spread.player(discriminator, config.lr_discriminator), judges)
         self.images_seen = 0
 
     def __call__(self, batch: Batch) -> None:

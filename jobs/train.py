@@ -17,7 +17,7 @@ from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
 from capricious.cluster.train import TrainConfig, run_training
 from capricious.evaluate.measure import EXTRACTORS
-from capricious.training.networks import needed_weights
+from capricious.training.judges import needed_weights
 
 
 def main(config: TrainConfig) -> int:

@@ -14,7 +14,7 @@ from capricious.cluster.node_report import Needs, NodeReport, versions_here
 from capricious.cluster.preflight import Finding, preflight, require, working_directory
 from capricious.errors import CapriciousError
 from capricious.model.losses import LossWeights
-from capricious.training import networks
+from capricious.training import judges
 from capricious.training.config import SwapConfig, TrainingConfig
 
 GIB = 1 << 30
@@ -94,10 +94,12 @@ def test_an_annotator_needs_the_weights_that_it_says(fetched, config):
 
 @pytest.mark.parametrize("swap", [0.0, 0.5])
 @pytest.mark.parametrize("perceptual", [0.0, 10.0])
-def test_training_needs_the_weights_that_it_says(fetched, swap, perceptual):
-    config = TrainingConfig(swap=SwapConfig(probability=swap), loss=LossWeights(perceptual=perceptual))
-    networks.new_judges(config, torch.device("cpu"))
-    assert set(networks.needed_weights(config)) == set(fetched)
+@pytest.mark.parametrize("likeness", [0.0, 1.0])
+def test_training_needs_the_weights_that_it_says(fetched, swap, perceptual, likeness):
+    swapped = SwapConfig(probability=swap, likeness=likeness)
+    config = TrainingConfig(swap=swapped, loss=LossWeights(perceptual=perceptual))
+    judges.new_judges(config, torch.device("cpu"))
+    assert set(judges.needed_weights(config)) == set(fetched)
 
 
 def test_a_folder_that_nodes_do_not_share(ray_cluster, nodes):

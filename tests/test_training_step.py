@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import normalize
 from training_tools import NO_WEIGHTS, SIZE, Brightness, Listed, made_up_portraits, tiny_config
 
 from capricious.errors import CapriciousError, ConfigError
@@ -22,6 +23,7 @@ from capricious.training.balance import balanced_weights
 from capricious.training.batches import BatchSource, Order
 from capricious.training.config import NetworkConfig, PairAugmentConfig, R1Config, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
+from capricious.training.judges import Judges
 from capricious.training.networks import new_networks
 from capricious.training.pace import Pace
 from capricious.training.sitters import Sitters, identity_loss
@@ -41,7 +43,7 @@ def game(config):
     spread = create(config)
     autoencoder, discriminator = new_networks(config)
     players = spread.player(autoencoder, config.lr_generator), spread.player(discriminator, config.lr_discriminator)
-    return GanStep(config, *players, perceptual=None, estimators=[Brightness()])
+    return GanStep(config, *players, Judges(estimators=(Brightness(),)))
 
 
 def draws(config, images_seen=0, **changes):
@@ -366,6 +368,39 @@ def test_identity_loss_in_closed_form():
     assert identity_loss(fine, sitters, 30.0).item() == pytest.approx(0.0, abs=1e-6)
 
 
+class Place(nn.Module):
+    """Stands in for the recognizer: who somebody is, is how red the upper half is, and how red the lower."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return normalize(torch.stack([image[:, 0, :32].mean((1, 2)), image[:, 0, 32:].mean((1, 2))], 1))
+
+
+def test_likeness_loss_in_closed_form():
+    config = tiny_config(swap=SwapConfig(probability=1.0, likeness=1.0, identity_years=30.0))
+    step = game(config)
+    portrait = torch.zeros(2, 3, SIZE, SIZE)
+    portrait[:, 0, :32] = 1.0
+    turned = portrait.flip(2)  # at right angles: a cosine of 0
+    vectors = torch.from_numpy(np.stack([Attributes(age=20.0).vector()] * 2))
+    requested = torch.from_numpy(np.stack([Attributes(age=a).vector() for a in (20.0, 80.0)]))
+    sitters = Sitters(portrait, vectors, requested)
+    swapped = turned.requires_grad_()
+    loss = step._likeness_loss(Place(), swapped, sitters, draws(config))
+    assert loss.item() == pytest.approx((1 + 1 / 3) / 2)
+    loss.backward()
+    assert swapped.grad.abs().sum() > 0
+    assert step._likeness_loss(Place(), portrait, sitters, draws(config)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_likeness_is_one_of_the_losses():
+    config = tiny_config(swap=SwapConfig(probability=1.0, likeness=1.0))
+    spread = create(config)
+    players = [spread.player(network, 1e-3) for network in new_networks(config)]
+    judges = Judges(estimators=(Brightness(),), likeness=Place())
+    log = GanStep(config, *players, judges)(source().batch(0), draws(config, swap=True))
+    assert 0.0 <= log["likeness"] <= 2.0 and log["share/likeness"] > 0
+
+
 def test_frozen_thaws_after_an_error():
     network = nn.Linear(2, 2)
     with pytest.raises(RuntimeError), frozen(network):
@@ -522,7 +557,7 @@ def test_penalty_and_adversary_learn_the_same_under_ddp():
         try:
             networks = new_networks(config)
             players = [spread.player(network, 1e-3) for network in networks]
-            GanStep(config, *players, perceptual=None, estimators=[Brightness()])(source().batch(0), draws(config))
+            GanStep(config, *players, Judges(estimators=(Brightness(),)))(source().batch(0), draws(config))
             weights.append([p.detach() for network in networks for p in network.parameters()])
         finally:
             spread.processes.close()
@@ -608,6 +643,7 @@ def test_impossible_configurations_are_refused_with_the_field(changes, message):
         (lambda: PairAugmentConfig(target=1.0), "mean of signs"),
         (lambda: PairAugmentConfig(kimg=0.0), r"augment\.kimg"),
         (lambda: SwapConfig(identity_features=-1.0), "identity_features"),
+        (lambda: SwapConfig(likeness=-1.0), "likeness"),
         (lambda: SwapConfig(strength=1.5), "put-back"),
         (lambda: SwapConfig(strength=0.0, put_back=True), r"swap\.strength"),
     ],

