@@ -128,16 +128,16 @@ def one(options: Namespace) -> None:
             outcome = render(config)
             wall = time.time() - started
         plan = read_plan(str(folder))
-        ends = sorted((Path(part_uri(plan.out, s)).stat().st_mtime, plan.size_of(s)) for s in range(plan.shards))
-        # The first shard of each worker waits for actors and bundle; the last ones may leave a worker idle.
-        steady = ends[options.workers - 1 : -options.workers + 1 or None]
-        seconds = steady[-1][0] - steady[0][0]
-        pictures = sum(size for _, size in steady[1:])
+        ends = sorted(Path(part_uri(plan.out, shard)).stat().st_mtime for shard in range(plan.shards))
+        # The first shard of each worker waits for actors and bundle; then there is work for all of them until the first
+        # finds none. Shards are long and may end side by side: portraits are counted one by one.
+        began, over = ends[options.workers - 1], ends[-options.workers]
+        made = [portrait.stat().st_mtime for portrait in (folder / "portraits").iterdir()]
         found = {
             "rendered": outcome.rendered,
             "failed": outcome.pictures - outcome.rendered,
             "wall": wall,
-            "rate": pictures / seconds,
+            "rate": sum(began < at <= over for at in made) / (over - began),
             "before": before,
             "peak": peak_megabytes(),
         }

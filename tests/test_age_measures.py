@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from capricious.evaluate.age import age_measures, estimator_error, r_squared
+from capricious.evaluate.age import age_measures, estimator_error, r_squared, real_people
 
 AGES = np.arange(5.0, 100.0, 10.0)
 
@@ -47,3 +47,22 @@ def test_the_error_on_real_pictures():
     assert (found["mae"].value, found["bias"].value, found["slope"].value) == (3.0, 1.0, 0.7)
     same = estimator_error(np.array([30.0, 30.0]), np.array([24.0, 38.0]))
     assert np.isnan(same["slope"].value) and np.isnan(same["slope"].low)
+
+
+def test_real_people_around_an_age_count_by_their_distance():
+    labelled = np.array([20.0] * 6 + [24.0] * 4 + [60.0] * 5)
+    estimated = np.array([22.0] * 6 + [30.0] * 4 + [50.0] * 5)
+    found = real_people(np.array([20.0, 40.0, 60.0]), labelled, estimated)
+    near = np.exp(-0.5)  # 4 years away, the window's standard deviation
+    assert found.readings[0] == pytest.approx((6 * 22 + 4 * near * 30) / (6 + 4 * near))
+    assert found.errors[0] == pytest.approx((6 * 2 + 4 * near * 6) / (6 + 4 * near))
+    assert np.isnan(found.readings[1]) and found.readings[2] == pytest.approx(50.0)
+    assert found.slope == pytest.approx((50.0 - found.readings[0]) / 40.0)
+    assert found.mae == pytest.approx((found.errors[0] + 10.0) / 2)
+    renders = np.array([[20.0, 0.0, 51.0], [24.0, 0.0, 47.0]])
+    assert found.gap(renders) == pytest.approx((abs(22.0 - found.readings[0]) + 1.0) / 2)
+
+
+def test_of_ages_that_nobody_has_nothing_is_known():
+    found = real_people(np.array([10.0, 90.0]), np.array([50.0] * 9), np.array([48.0] * 9))
+    assert np.isnan([found.slope, found.mae, found.gap(np.zeros((2, 2)))]).all()

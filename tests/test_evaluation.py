@@ -105,6 +105,11 @@ def test_the_report_says_what_was_put_into_the_rows():
     assert baselines == {IDENTITY: 0.0, "made up, reconstruction only": 0.0, "made up": found["age/slope"]}
     assert report["judge_on_real"]["all"]["bias"]["value"] == pytest.approx(3.0)
     assert report["judge_on_real"]["all"]["mae"]["n"] == report["labelled_ages"] == 16
+    # Real people are read 3 years too old, and nobody is about 10 or 70: 35 and 45 against 33 and 53.
+    assert report["perfect"]["readings"] == [None, pytest.approx(33.0, abs=1.0), pytest.approx(53.0, abs=1.0), None]
+    assert report["perfect"]["slope"] == pytest.approx(1.0, abs=0.05)
+    assert report["perfect"]["mae"] == pytest.approx(3.0)
+    assert found["age/gap"] == pytest.approx((2 + 8) / 2, abs=1.0)
     assert report["sitters"]["painting"] == 10 and report["sitters"]["all"] == 40
     assert report["bundles"]["made up"]["ages_beyond_training"] == [10.0]
     assert report["extractors"]["faceres"]["sha256"].startswith("2c7d2d62")
@@ -117,6 +122,7 @@ def test_the_page_warns_and_shows():
     rows = rows_of(12, 0.3, 0.8)
     page = Page(report_page(report_of(rows, seen=7, missing={"dlib": "weight dlib cannot be had\nmore"}), rows))
     words = page.words()
+    assert "so would perfect renders" not in words  # six portraits of known age are too few
     assert "made up was trained on 7 of these 12 portraits" in words
     assert "The extractor dlib could not be had" in words and "Only 12 portraits" in words
     assert "pairs of sitters are too few" in words

@@ -12,6 +12,12 @@ from scipy.stats import rankdata
 
 from capricious.evaluate.bootstrap import Interval, mean_interval, statistic_interval
 
+WINDOW = 4.0
+"""Standard deviation, in years, of the window over which real people count as of one age."""
+
+FEWEST = 3.0
+"""Sum of weights (1 at the age itself) below which too few real people are of an age."""
+
 
 @dataclass(frozen=True, eq=False)
 class AgeMeasures:
@@ -91,3 +97,50 @@ def estimator_error(labelled: np.ndarray, estimated: np.ndarray) -> dict[str, In
         "bias": mean_interval(error),
         "slope": statistic_interval(slope, len(labelled)),
     }
+
+
+@dataclass(frozen=True, eq=False)
+class RealPeople:
+    """What a judge reads of real people of A ages: what it would read of perfect renders.
+
+    Attributes:
+        ages: A years.
+        readings: the mean reading of people of about each age; nan where too few are known.
+        errors: the mean |reading − true age|, likewise.
+    """
+
+    ages: np.ndarray
+    readings: np.ndarray
+    errors: np.ndarray
+
+    @property
+    def slope(self) -> float:
+        """Least-squares slope of the readings over those ages at which they are known; nan for fewer than two."""
+        known = ~np.isnan(self.readings)
+        if known.sum() < 2:
+            return float("nan")
+        return float(np.polyfit(self.ages[known], self.readings[known], 1)[0])
+
+    @property
+    def mae(self) -> float:
+        """Mean of the errors; nan where none is known."""
+        known = ~np.isnan(self.errors)
+        return float(self.errors[known].mean()) if known.any() else float("nan")
+
+    def gap(self, estimated: np.ndarray) -> float:
+        """Returns by how many years the mean readings of P×A renders are from those of real people, on average."""
+        distance = np.abs(estimated.mean(0) - self.readings)
+        known = ~np.isnan(distance)
+        return float(distance[known].mean()) if known.any() else float("nan")
+
+
+def real_people(ages: np.ndarray, labelled: np.ndarray, estimated: np.ndarray) -> RealPeople:
+    """Averages what a judge reads of N real people of known age, around each of A ages (Gaussian window of WINDOW)."""
+    weights = np.exp(-0.5 * ((np.asarray(ages, np.float64)[:, None] - labelled) / WINDOW) ** 2)
+    total = weights.sum(1)
+    known = total >= FEWEST
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.divide(weights @ values, total, out=np.full(len(total), np.nan), where=known)
+
+    return RealPeople(np.asarray(ages, np.float64), mean(estimated), mean(np.abs(estimated - labelled)))

@@ -68,7 +68,7 @@ def evaluation(
     protocol, subjects = subjects_of(rows, plan["ages"], [bundle.name for bundle in bundles])
     measured = {name: _subject(protocol, subject) for name, subject in subjects.items()}
     tests = scores.compare(protocol, *(subjects[name] for name in compared)) if compared else {}
-    groups = protocol.sitters.groups()
+    groups, perfect = protocol.sitters.groups(), scores.perfect(protocol)
     report = {
         "ages": list(plan["ages"]),
         "resolution": plan["resolution"],
@@ -85,6 +85,7 @@ def evaluation(
             "dlib_distance": DLIB_DISTANCE,
         },
         "judge_on_real": {g: {n: vars(i) for n, i in f.items()} for g, f in scores.judge_on_real(protocol).items()},
+        "perfect": {"slope": perfect.slope, "mae": perfect.mae, "readings": list(perfect.readings)},
         "real_curve": [{"age": age, **vars(interval)} for age, interval in scores.real_curve(protocol)],
         "bundles": {bundle.name: _bundle(bundle, plan["ages"]) for bundle in bundles},
         "subjects": measured,

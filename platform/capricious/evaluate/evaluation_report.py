@@ -133,6 +133,12 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
         if real["slope"]["value"] is not None:
             slope = text_of(real["slope"], "age/slope")
             yield f"The judge's own slope on real portraits is {slope}: perfect renders would show about that."
+    perfect = report["perfect"]
+    if perfect["slope"] is not None:
+        yield (
+            f"Real people of the requested ages, as far as they are among these portraits, would have the age slope "
+            f"{perfect['slope']:.2f} and an age error of {perfect['mae']:.1f} years: so would perfect renders."
+        )
 
 
 def _of_all(report: Mapping[str, Any], subject: str, key: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capricious.evaluate.age import age_measures, estimator_error, r_squared
+from capricious.evaluate.age import RealPeople, age_measures, estimator_error, r_squared, real_people
 from capricious.evaluate.bootstrap import Interval, PairedTest, mean_interval, paired_test, statistic_interval
 from capricious.evaluate.distance import frechet_distance, kernel_distance
 from capricious.evaluate.identity import DLIB_DISTANCE, bin_names, change_bins
@@ -49,6 +49,9 @@ FIGURES = {
     "age/mae": Figure("age error", "mean |estimated − requested age|, years", -1, 1),
     "age/bias": Figure("age bias", "mean of estimated − requested age, years", 0, 1),
     "age/slope": Figure("age slope", "estimated over requested age: 1 obeys, 0 ignores", 1, 2),
+    "age/gap": Figure(
+        "beside real people", "years between mean readings of renders and of real people, mean over the ages", -1, 1
+    ),
     "age/r2": Figure("age R²", "share of the estimates' variance that the request explains", 1, 2),
     "age/spearman": Figure("age order", "rank correlation within a sweep (Spearman)", 1, 2),
     "age/monotone": Figure("rising steps", "share of steps to the next older age at which the estimate rises", 1, 2),
@@ -112,13 +115,15 @@ def figures(protocol: Protocol, subject: Subject, members: np.ndarray, frechet: 
     estimated = subject.pictures["estimated_age"][members, 1:]
     if not np.isnan(estimated).any():
         found["age/r2"] = statistic_interval(lambda at: r_squared(protocol.ages, estimated[at]), len(estimated))
+        real = perfect(protocol)
+        found["age/gap"] = statistic_interval(lambda at: real.gap(estimated[at]), len(estimated))
     if subject.features.shape[1]:
-        own, real = subject.features[members, 0], protocol.real.features[members, 0]
+        own, originals = subject.features[members, 0], protocol.real.features[members, 0]
         at = np.arange(len(own))
-        found["quality/kid"] = _thousandfold(kernel_distance(real, at, own, at))
+        found["quality/kid"] = _thousandfold(kernel_distance(originals, at, own, at))
         if frechet:
             nan = float("nan")
-            found["quality/frechet"] = Interval(frechet_distance(real, own), nan, nan, len(own))
+            found["quality/frechet"] = Interval(frechet_distance(originals, own), nan, nan, len(own))
     return {name: found[name] for name in FIGURES if name in found}
 
 
@@ -172,6 +177,13 @@ def judge_on_real(protocol: Protocol) -> dict[str, dict[str, Interval]]:
         if known.any():
             found[name] = estimator_error(sitters.age[known], estimated[known])
     return found
+
+
+def perfect(protocol: Protocol) -> RealPeople:
+    """Returns what the judge reads of real people of the requested ages; of all sitters whose ages are labels."""
+    sitters, estimated = protocol.sitters, protocol.real.pictures["estimated_age"][:, 0]
+    known = sitters.labelled & ~np.isnan(estimated)
+    return real_people(protocol.ages, sitters.age[known], estimated[known])
 
 
 def real_curve(protocol: Protocol) -> list[tuple[float, Interval]]:

@@ -72,6 +72,9 @@ class SwapConfig:
     to please with a tint or a pattern than either."""
     dlib_estimator: bool = False
     """dlib's networks, which also label pictures without a label, judge, too (model/dlib_estimator.py)."""
+    calibrated: bool = False
+    """A swapped picture shall look as old to each estimator as real people of the requested age do, and not as old as
+    requested: estimators read the old too young (training/age_curve.py). Needs portraits whose age is a label."""
     put_back: bool = False
     """Judge each swapped picture as it will be delivered: its change against the reconstruction, added to the portrait
     (model/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""

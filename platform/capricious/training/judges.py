@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from capricious.model.dlib_estimator import DlibEstimator
 from capricious.model.estimator import AgeGenderEstimator
 from capricious.model.hardened_estimator import load_hardened_estimator
 from capricious.model.openface import OpenFace
 from capricious.model.perceptual import PerceptualLoss
+from capricious.training.age_curve import AgeCurve, age_curves
+from capricious.training.batches import BatchSource
 from capricious.training.config import TrainingConfig
 
 
@@ -19,12 +21,18 @@ class Judges(NamedTuple):
     """Those that the losses need; what is None or empty is not needed.
 
     perceptual: see `model.perceptual`. estimators: picture → (age in years, p_male), each of shape B. likeness:
-    picture → B×E unit vectors, whose cosine says how alike two sitters are.
+    picture → B×E unit vectors, whose cosine says how alike two sitters are. curves: what each estimator reads of real
+    people (training/age_curve.py); none where it is to read what was asked.
     """
 
     perceptual: PerceptualLoss | None = None
     estimators: tuple[nn.Module, ...] = ()
     likeness: nn.Module | None = None
+    curves: tuple[AgeCurve, ...] = ()
+
+    def wanted(self, age: Tensor) -> tuple[Tensor, ...]:
+        """Returns what each estimator should read of people of B requested ages, in years."""
+        return tuple(curve(age) for curve in self.curves) or (age,) * len(self.estimators)
 
 
 def needed_weights(config: TrainingConfig) -> tuple[str, ...]:
@@ -62,6 +70,18 @@ def new_judges(config: TrainingConfig, device: torch.device) -> Judges:
         if config.channels_last:
             judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return judges
+
+
+def calibrated(judges: Judges, config: TrainingConfig, source: BatchSource) -> Judges:
+    """Shows the estimators portraits of `source`, where `swap.calibrated` asks for that, and returns judges that know
+    what they read of real people.
+
+    Raises:
+        ConfigError: too few portraits have a label for their age.
+    """
+    if not config.swap.calibrated:
+        return judges
+    return judges._replace(curves=age_curves(judges.estimators, source, views=config.swap.estimator_views))
 
 
 def _perceives(config: TrainingConfig) -> bool:

@@ -24,7 +24,7 @@ from capricious.training.batches import Batch, BatchSource
 from capricious.training.config import TrainingConfig
 from capricious.training.datasets import JoinedDatasets
 from capricious.training.ema import Ema
-from capricious.training.judges import new_judges
+from capricious.training.judges import calibrated, new_judges
 from capricious.training.networks import NO_PICTURES, new_networks, warm_start
 from capricious.training.observers import Observer
 from capricious.training.outputs import Outputs
@@ -135,7 +135,8 @@ class Run:
             pace=Pace(config),
         )
         ema.network.to(device)
-        self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, new_judges(config, device))
+        judges = calibrated(new_judges(config, device), config, self.source)
+        self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, judges)
         if self.processes.rank == 0 and (reconstruction := held_out_scorer(data, config.resolution, device)):
             scorers = [reconstruction, *scorers]
         self.outputs = Outputs(

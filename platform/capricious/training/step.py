@@ -231,9 +231,9 @@ class GanStep:
     def _age_and_gender_terms(self, swapped: Tensor, requested: Tensor, draws: Draws) -> dict[str, Tensor]:
         seen = self._seen(swapped, draws)
         ages, genders = [], []
-        for estimator in self.judges.estimators:
+        for estimator, wanted in zip(self.judges.estimators, self.judges.wanted(draws.age), strict=True):
             age, p_male = estimator(seen)
-            ages.append(losses.attribute_age_loss(age, draws.age))
+            ages.append(losses.attribute_age_loss(age, wanted))
             # A sitter of unknown gender is given the estimator's own answer as target: no gradient.
             target = torch.where(requested[:, GENDER_KNOWN] > 0.5, requested[:, GENDER], p_male.detach())
             genders.append(losses.attribute_gender_loss(p_male, target))
