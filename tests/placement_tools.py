@@ -28,5 +28,5 @@ def pasted(
     """A copy of a picture or a scan with one face changed from source to target."""
     scan = picture if isinstance(picture, Scan) else Scan(picture)
     out = scan.copy()
-    Placement(scan, face, source, Compositing(**composite), feather=feather).paint(out, target)
+    Placement(scan, face, source, Compositing(**composite), feather=feather).paint([out], [target])
     return out if isinstance(picture, Scan) else out.srgb

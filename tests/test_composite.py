@@ -16,7 +16,16 @@ from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import EYES, HAIR, MOUTH, SKIN
 from capricious.model.put_back import exaggerate
 from capricious.model.put_back import put_back as put_back_in_training
-from capricious.render.composite import MODES, CompositeConfig, Compositing, put_back, sitter_mask
+from capricious.render.composite import (
+    MODES,
+    TOGETHER,
+    CompositeConfig,
+    Compositing,
+    Placement,
+    put_back,
+    sitter_mask,
+)
+from capricious.render.scan import Scan
 from capricious.render.sweep import Variant
 from capricious.render.unalign import Unalign
 
@@ -212,3 +221,17 @@ def test_wrong_input_is_named(change: dict, words: str) -> None:
     good = {"picture": PHOTO, "face": ASTRONAUT, "source": ASTRONAUT.image, "target": ASTRONAUT.image}
     with pytest.raises(ValueError, match=words):
         pasted(**{**good, **change})
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("quad", [square(224, 116, 200, 8), square(500, 30, 150, -40)])
+def test_variants_put_back_together_get_the_pixels_that_they_get_alone(mode: str, quad: np.ndarray) -> None:
+    face = dataclasses.replace(ASTRONAUT, quad=quad)
+    targets = np.random.default_rng(5).integers(0, 256, (TOGETHER + 3, R, R, 3), np.uint8)
+    together = [Scan(PHOTO.copy()) for _ in targets]
+    Placement(Scan(PHOTO), face, targets[0], Compositing(mode, 1.25)).paint(together, targets)
+    for scan, target in zip(together, targets, strict=True):
+        assert np.array_equal(scan.srgb, pasted(PHOTO, face, targets[0], target, mode=mode, strength=1.25))
+    crop = align(PHOTO, quad, 96)
+    crops = put_back(crop, face, targets[0], targets)
+    assert np.array_equal(crops[-1], put_back(crop, face, targets[0], targets[-1:])[0])

@@ -7,7 +7,7 @@ a Placement adds the difference of two renders to the painting instead of replac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -38,6 +38,9 @@ GUIDE_EPSILON = (0.05 * 255) ** 2
 
 TILE = 1024
 """Side in source pixels of the tiles that a face is worked on in."""
+
+TOGETHER = 8
+"""Variants that are put back at once: their way is gone once, and each gets the pixels that it gets alone."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -131,23 +134,32 @@ class Placement:
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
 
-    def paint(self, onto: Scan, target: np.ndarray) -> None:
-        """Changes the face from `source` to `target`, R×R×3 uint8, in place; `onto` is a copy of the scan, on which
-        other faces may have been changed. Pixels outside of the face's quad keep their values."""
-        target = self._checked("target", target).astype(np.float32)
+    def paint(self, onto: Sequence[Scan], targets: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Changes the face from `source` to each of V targets, R×R×3 uint8, in place, each on a scan of its own.
+
+        The scans are copies of the placement's, on which other faces may have been changed. Pixels outside of the
+        face's quad keep their values. What some targets are made into holds 16 V bytes for each pixel of a tile.
+        """
+        wanted = [self._checked("target", target).astype(np.float32) for target in targets]
         if self._difference:
-            difference = target - self._source
-            for inside, limit in self._limits:
-                difference += inside * (limit * np.tanh(difference / limit) - difference)
-            slope = self._guide.slope(difference @ LUMA)
-            layers = self._mask[..., None] * self._strength * np.dstack([difference, slope])
+            layers = np.dstack([self._layers(target) for target in wanted])
             for tile in self._tiles:
-                onto.add(*_slices(tile), self._change(layers, tile))
+                for scan, change in zip(onto, self._changes(layers, tile), strict=True):
+                    scan.add(*_slices(tile), change)
             return
-        layers = np.dstack([target, self._mask])
-        below = onto.srgb.copy()  # a tile reads beyond its edge
-        for tile in self._tiles:
-            onto.add(*_slices(tile), self._strength * blend(below, self._face.quad, layers, tile))
+        for scan, target in zip(onto, wanted, strict=True):
+            layers = np.dstack([target, self._mask])
+            below = scan.srgb.copy()  # a tile reads beyond its edge
+            for tile in self._tiles:
+                scan.add(*_slices(tile), self._strength * blend(below, self._face.quad, layers, tile))
+
+    def _layers(self, target: np.ndarray) -> np.ndarray:
+        """Returns mask · strength · (target − source) (3) and mask · strength · slope (1), R×R×4 float32."""
+        difference = target - self._source
+        for inside, limit in self._limits:
+            difference += inside * (limit * np.tanh(difference / limit) - difference)
+        slope = self._guide.slope(difference @ LUMA)
+        return self._mask[..., None] * self._strength * np.dstack([difference, slope])
 
     def _checked(self, name: str, render: np.ndarray) -> np.ndarray:
         shape = self._face.image.shape
@@ -155,8 +167,8 @@ class Placement:
             raise ValueError(f"{name} must be uint8 of the face's {shape}, found: {render.shape} {render.dtype}")
         return render
 
-    def _change(self, layers: np.ndarray, tile: Window) -> np.ndarray:
-        """Returns the change of one tile, h×w×3 float32.
+    def _changes(self, layers: np.ndarray, tile: Window) -> Iterator[np.ndarray]:
+        """Yields the changes of one tile, V of h×w×3 float32.
 
         The network's difference is blurred when it is enlarged, so a hair line that whitens would bleed
         into the skin. Within each small window the difference is regressed on the picture's luminance
@@ -169,11 +181,11 @@ class Placement:
         Where there is no edge a is near 0 and the change is the plain enlargement.
 
         Args:
-            layers: R×R×4 float32: mask · strength · (target − source) (3), mask · strength · slope.
+            layers: R×R×4V float32, V times what _layers() makes.
         """
         way, detail = self._kept.get(tile) or self._ground(tile)
-        patch = way(layers)
-        return way.coverage[..., None] * (patch[..., :3] + patch[..., 3:] * detail)
+        for patch in np.split(way(layers), layers.shape[2] // 4, axis=2):
+            yield way.coverage[..., None] * (patch[..., :3] + patch[..., 3:] * detail)
 
     def _ground(self, tile: Window) -> tuple[Unalign, np.ndarray]:
         """Returns the way to a tile, and the picture's detail there: h×w×1 float32."""
@@ -204,7 +216,7 @@ def put_back(
     crop: np.ndarray,
     face: Face,
     source: np.ndarray,
-    targets: Iterable[np.ndarray],
+    targets: Sequence[np.ndarray] | np.ndarray,
     composite: Compositing = DIFFERENCE,
 ) -> np.ndarray:
     """Returns an aligned crop as a Placement would change the picture that it was cut from, V×S×S×3 uint8.
@@ -213,15 +225,14 @@ def put_back(
         crop: S×S×3 uint8, of any size.
         face: whose crop it is, at the resolution of the renders.
         source: R×R×3 uint8, as of a Placement.
-        targets: V of R×R×3 uint8, one after the other the target.
+        targets: V of R×R×3 uint8.
         composite: how.
     """
     scan = Scan(crop)
     placement = Placement(scan, in_crop(face, len(crop)), source, composite)
-    changed = []
-    for target in targets:
-        changed.append(scan.copy())
-        placement.paint(changed[-1], target)
+    changed = [scan.copy() for _ in targets]
+    for start in range(0, len(changed), TOGETHER):
+        placement.paint(changed[start : start + TOGETHER], targets[start : start + TOGETHER])
     return np.stack([each.srgb for each in changed])
 
 

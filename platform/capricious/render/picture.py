@@ -20,6 +20,7 @@ from capricious.faces.image import QUICK, encode
 from capricious.render.composite import (
     AS_THE_BUNDLE_ASKS,
     DIFFERENCE,
+    TOGETHER,
     CompositeConfig,
     Compositing,
     Placement,
@@ -99,7 +100,7 @@ class SweepResult:
     def crop(self, face: int, name: str) -> np.ndarray:
         """Returns one face in one variant as it is delivered: put back into the crop that it was made from, R×R×3."""
         out = Scan(self.faces[face].image.copy())
-        self._placement(face, self._variant(name), alone=True).paint(out, self.render(face, name))
+        self._placement(face, self._variant(name), alone=True).paint([out], [self.render(face, name)])
         return out.srgb
 
     @property
@@ -115,15 +116,28 @@ class SweepResult:
         variant = self._variant(name)
         if name == SOURCE:
             return self.scan
-        if name in self._kept:
-            return self._kept[name]
-        painting = self.scan.copy()
+        if max(self.picture.shape) > PREVIEW:
+            return self._painted([variant])[0]
+        if name not in self._kept:
+            # Those of the neighbours will be asked for, too.
+            variants = [each for each in self.sweep.variants() if each.name != SOURCE]
+            start = variants.index(variant) // TOGETHER * TOGETHER
+            some = variants[start : start + TOGETHER]
+            self._kept.update(zip((each.name for each in some), self._painted(some), strict=True))
+        return self._kept[name]
+
+    def _painted(self, variants: Sequence[Variant]) -> list[Scan]:
+        """Returns the whole picture in each variant."""
+        paintings = [self.scan.copy() for _ in variants]
         # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
         for number in reversed(range(len(self.faces))):
-            self._placement(number, variant).paint(painting, self.render(number, name))
-        if max(self.picture.shape) <= PREVIEW:
-            self._kept[name] = painting
-        return painting
+            together: dict[Placement, list[int]] = {}
+            for i, variant in enumerate(variants):
+                together.setdefault(self._placement(number, variant), []).append(i)
+            for placement, at in together.items():
+                renders = [self.render(number, variants[i].name) for i in at]
+                placement.paint([paintings[i] for i in at], renders)
+        return paintings
 
     def paintings(self) -> Iterator[tuple[Variant, Scan]]:
         """Yields each variant but the source with its whole picture, one at a time: they may be huge."""
