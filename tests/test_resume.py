@@ -242,6 +242,12 @@ def test_held_out_portraits_score_by_themselves(tmp_path):
     metrics = train(tiny_config(kimg=0.004, best_by=HELD_OUT_L1), data=data, out=str(tmp_path / "run"))
     assert 0 < metrics[HELD_OUT_L1] < 255
     assert load_bundle(metrics["bundle"]).info["data"]["portraits"] == 8  # the others were never trained on
+    # The score of a generator that stays would stay, too: nothing is chosen by it.
+    network = replace(tiny_config().network, refinement_width=4)
+    swap, begin = SwapConfig(probability=1.0, put_back=True), str(tmp_path / "run" / "bundle")
+    config = tiny_config(kimg=0.004, network=network, swap=swap, learns="refinement", warm_start=begin)
+    with pytest.raises(ConfigError, match="'held_out/l1'.*scored by: nothing"):
+        train(replace(config, best_by=HELD_OUT_L1), data=data, out=str(tmp_path / "alone"))
 
 
 def test_a_run_in_an_object_store_continues_bit_for_bit(data, bucket, tmp_path):

@@ -238,7 +238,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """Newest checkpoints to keep."""
     best_by: str | None = None
-    """Keep the checkpoint with the best score of this name, too: held_out/l1 where a dataset has a test split."""
+    """Keep the checkpoint with the best score of this name, too: held_out/l1 where a dataset has a test split and the
+    generator learns; jobs/train.py has more."""
     best_is: Literal["lowest", "highest"] = "lowest"
     """Which score is best."""
     snapshot_kimg: float = 50.0

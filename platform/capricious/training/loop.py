@@ -137,8 +137,10 @@ class Run:
         ema.network.to(device)
         judges = calibrated(new_judges(config, device), config, self.source)
         self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, judges)
-        if self.processes.rank == 0 and (reconstruction := held_out_scorer(data, config.resolution, device)):
-            scorers = [reconstruction, *scorers]
+        # With learns refinement the generator stays, and so would this score.
+        if self.processes.rank == 0 and config.learns == "all":
+            reconstruction = held_out_scorer(data, config.resolution, device)
+            scorers = [reconstruction, *scorers] if reconstruction else scorers
         self.outputs = Outputs(
             config,
             self.processes,
