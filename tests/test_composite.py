@@ -116,7 +116,7 @@ def test_a_crop_changes_as_its_picture_does() -> None:
 @pytest.mark.parametrize("strength", [1.0, 1.5])
 def test_training_judges_what_is_delivered(strength: float) -> None:
     labels = ASTRONAUT.label_map.copy()
-    labels[26:32, 20:30], labels[42:48, 24:40] = EYES, MOUTH
+    labels[26:32, 20:30], labels[42:48, 24:40], labels[8:20, 20:44] = EYES, MOUTH, HAIR
     flat = dataclasses.replace(ASTRONAUT, image=np.full((R, R, 3), 120, np.uint8), label_map=labels)  # no edge
     source, target = np.random.default_rng(0).integers(60, 120, (2, R, R, 3), np.uint8)
     held = CompositeConfig().settled(strength)
@@ -128,6 +128,23 @@ def test_training_judges_what_is_delivered(strength: float) -> None:
     whole = sitter_mask(flat.label_map, R) > 0.999
     assert whole.sum() > 300 and np.abs(levels - delivered)[whole].max() <= 1.0
     assert np.array_equal(trained[..., :4, :4], images[0][..., :4, :4])  # background
+
+
+def test_age_shades_the_skin_and_colours_the_hair() -> None:
+    picture = np.full((300, 300, 3), 100, np.uint8)
+    labels = np.full((R, R), SKIN, np.uint8)
+    labels[:20] = HAIR
+    face = dataclasses.replace(face_in(picture, square(150, 150, 200)), label_map=labels)
+    hair, cheek = ((50 + 200 * y // R, 50 + 200 * 32 // R) for y in (10, 40))
+    older, glasses = Variant("age-70", {"age": 70.0}), Variant("glasses", {"glasses": 1.0})
+    greener = face.image + np.array([0, 40, 0], np.uint8)
+    shade = 0.587 * 40  # ITU-R BT.601
+    for variant, on_skin in ((older, [0.6 * shade, 0.6 * shade + 0.4 * 40, 0.6 * shade]), (glasses, [0, 40, 0])):
+        out = pasted(picture, face, face.image, greener, **Compositing().of(variant)._asdict()).astype(int)
+        assert np.allclose(out[hair] - 100, [0, 40, 0], atol=1), variant
+        assert np.allclose(out[cheek] - 100, on_skin, atol=1), variant
+    grey = pasted(picture, face, face.image, shifted(face.image, 30), skin_colour=0.0)
+    assert (grey[cheek] == 130).all()  # light and shade count in full
 
 
 def test_gaze_and_expression_stay_where_age_alone_changes() -> None:

@@ -11,17 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from capricious.faces.label_map import BACKGROUND, EYES, MOUTH
+from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH
 
 EYES_LIMIT, MOUTH_LIMIT = 20.0, 40.0
 """Levels of 255 below which a change of age or gender is held in eyes and mouth: lids may droop, but an iris that was
 drawn anew a little aside would be a second one."""
 
+SKIN_COLOUR = 0.4
+"""Share of the colour of a change of age or gender that is put back where there is no hair: lines, folds, grey beards
+are light and shade, and most of what a change does to the colour of skin is blotches."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue: light and shade; what a change has besides is colour."""
+
 FEATURE = 1 / 128
-"""Softness of the outline of eyes and mouth: standard deviation as a share of the crop's side."""
+"""Softness of the outline of eyes, mouth and hair: standard deviation as a share of the crop's side."""
 
 FEATURE_GAIN = 1.3
-"""Times the soft outline, at most 1: eyes and mouth count in full some way beyond it, as lashes and lids move along."""
+"""Times the soft outline, at most 1: they count in full some way beyond it, as lashes and lids move along."""
 
 
 def put_back(portrait: Tensor, label_map: Tensor, change: Tensor) -> Tensor:
@@ -41,7 +48,8 @@ def put_back(portrait: Tensor, label_map: Tensor, change: Tensor) -> Tensor:
 
 
 def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: float) -> Tensor:
-    """Returns a portrait with a change put back `strength` times over and held in eyes and mouth, B×3×R×R in −1…1.
+    """Returns a portrait with a change put back `strength` times over, and held: in the colour of all but hair, and in
+    eyes and mouth. B×3×R×R in −1…1.
 
     Differentiable; what render/composite.py makes by default of a bundle's pictures, but for its softer edges.
 
@@ -52,6 +60,9 @@ def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: f
         strength: above 0; 1 is the change itself.
     """
     change = strength * (changed - portrait)
+    shade = (change * change.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    colour = SKIN_COLOUR + (1.0 - SKIN_COLOUR) * _outline(label_map == HAIR, change)
+    change = shade + colour * (change - shade)
     for label, levels in ((EYES, EYES_LIMIT), (MOUTH, MOUTH_LIMIT)):
         limit = levels / 127.5
         change = change + _outline(label_map == label, change) * (limit * torch.tanh(change / limit) - change)

@@ -17,9 +17,9 @@ import numpy as np
 from capricious.data.records import Face
 from capricious.errors import ConfigError
 from capricious.faces.align import bounds_of
-from capricious.faces.label_map import BACKGROUND, EYES, MOUTH, resize_label_map
+from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
-from capricious.model.put_back import EYES_LIMIT, FEATURE, FEATURE_GAIN, MOUTH_LIMIT
+from capricious.model.put_back import EYES_LIMIT, FEATURE, FEATURE_GAIN, LUMA, MOUTH_LIMIT, SKIN_COLOUR
 from capricious.render.blend import BORDER, blend
 from capricious.render.scan import Scan
 from capricious.render.sweep import Variant
@@ -42,7 +42,7 @@ TILE = 1024
 TOGETHER = 8
 """Variants that are put back at once: their way is gone once, and each gets the pixels that it gets alone."""
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(LUMA, np.float32)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class CompositeConfig:
     an iris that was drawn anew a little aside would be a second one. inf: no limit."""
     mouth_limit: float = MOUTH_LIMIT
     """The same of the mouth, for the sake of lips and teeth."""
+    skin_colour: float = SKIN_COLOUR
+    """Share of a difference's colour that counts where there is no hair, likewise; its light and shade count in full.
+    0 leaves every hue as it was; 1 puts blotches back, too."""
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
@@ -66,6 +69,8 @@ class CompositeConfig:
         if not (self.eyes_limit > 0 and self.mouth_limit > 0):
             found = f"{self.eyes_limit} and {self.mouth_limit}"
             raise ConfigError(f"composite.eyes_limit and mouth_limit must be above 0, found: {found}")
+        if not 0 <= self.skin_colour <= 1:
+            raise ConfigError(f"composite.skin_colour must be in 0…1, found: {self.skin_colour}")
 
     def settled(self, strength: float) -> Compositing:
         """Returns what is meant where the bundle that renders asks for `strength` (`Bundle.strength`)."""
@@ -73,7 +78,7 @@ class CompositeConfig:
             strength = self.strength
         elif self.mode == "blend":
             strength = 1.0
-        return Compositing(self.mode, strength, self.eyes_limit, self.mouth_limit)
+        return Compositing(self.mode, strength, self.eyes_limit, self.mouth_limit, self.skin_colour)
 
 
 class Compositing(NamedTuple):
@@ -83,12 +88,13 @@ class Compositing(NamedTuple):
     strength: float = 1.0
     eyes_limit: float = CompositeConfig.eyes_limit
     mouth_limit: float = CompositeConfig.mouth_limit
+    skin_colour: float = CompositeConfig.skin_colour
 
     def of(self, variant: Variant) -> Compositing:
-        """Returns what holds for a variant: what changes more than age and gender may change eyes and mouth in full."""
+        """Returns what holds for a variant: what changes more than age and gender may change everything in full."""
         if set(variant.changes) <= {"age", "gender"} and not variant.style:
             return self
-        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf)
+        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf, skin_colour=1.0)
 
 
 AS_THE_BUNDLE_ASKS = CompositeConfig()
@@ -116,7 +122,7 @@ class Placement:
     """
 
     def __init__(self, scan: Scan, face: Face, source: np.ndarray, composite: Compositing, *, feather: float = FEATHER):
-        mode, strength, eyes_limit, mouth_limit = composite
+        mode, strength, eyes_limit, mouth_limit, skin_colour = composite
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
         if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
@@ -130,7 +136,10 @@ class Placement:
         self._limits = [
             (_outline(labels == label), np.float32(limit)) for label, limit in limits.items() if limit < np.inf
         ]
-        self._guide = _Guide(face.image @ LUMA)
+        self._colour: np.ndarray | None = None
+        if skin_colour < 1:
+            self._colour = np.float32(skin_colour) + np.float32(1 - skin_colour) * _outline(labels == HAIR)
+        self._guide = _Guide(face.image @ _LUMA)
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
 
@@ -156,9 +165,12 @@ class Placement:
     def _layers(self, target: np.ndarray) -> np.ndarray:
         """Returns mask · strength · (target − source) (3) and mask · strength · slope (1), R×R×4 float32."""
         difference = target - self._source
+        if self._colour is not None:
+            shade = (difference @ _LUMA)[..., None]
+            difference = shade + self._colour * (difference - shade)
         for inside, limit in self._limits:
             difference += inside * (limit * np.tanh(difference / limit) - difference)
-        slope = self._guide.slope(difference @ LUMA)
+        slope = self._guide.slope(difference @ _LUMA)
         return self._mask[..., None] * self._strength * np.dstack([difference, slope])
 
     def _checked(self, name: str, render: np.ndarray) -> np.ndarray:
@@ -190,7 +202,7 @@ class Placement:
     def _ground(self, tile: Window) -> tuple[Unalign, np.ndarray]:
         """Returns the way to a tile, and the picture's detail there: h×w×1 float32."""
         way = Unalign(self._face.quad, len(self._guide.plane), tile)
-        detail = (self._picture[_slices(tile)] @ LUMA)[..., None] - way(self._guide.plane[..., None])
+        detail = (self._picture[_slices(tile)] @ _LUMA)[..., None] - way(self._guide.plane[..., None])
         if len(self._tiles) == 1 and detail.size <= STRIP:
             self._kept[tile] = way, detail
         return way, detail
