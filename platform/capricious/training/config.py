@@ -80,7 +80,8 @@ class SwapConfig:
     (model/put_back.py). The likeness is then the portrait's own, and all losses go to the change."""
     strength: float | None = None
     """With put_back: judge the change as it will be delivered with `--composite.strength` of this, eyes, mouth and the
-    colour of skin held (model/put_back.py, exaggerate). The bundle asks for that strength, too. None: once, and nothing held."""
+    colour of skin held (model/put_back.py, exaggerate). The bundle asks for that strength, too. None: once, and nothing
+    held."""
 
     def __post_init__(self) -> None:
         _check_share("swap.probability", self.probability)
