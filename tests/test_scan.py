@@ -73,7 +73,7 @@ def test_profile_and_description_are_kept(format):
     face = face_in(scan.srgb, square(224, 116, 200))
     redder = shifted(face.image, 0)
     redder[..., 0] = shifted(redder[..., 0], 40)
-    out = pasted(scan, face, face.image, redder)
+    out = pasted(scan, face, face.image, redder, skin_colour=1.0)
     inside = np.s_[80:150, 190:260]
     step = out.native[inside].astype(int) - PHOTO[inside]
     assert step[..., 1].mean() > 10 and np.abs(step[..., [0, 2]]).mean() < 3  # what is red in sRGB is green here

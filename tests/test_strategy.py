@@ -21,6 +21,12 @@ APART = 1e-3
 """How far weights may be apart, in units of how far the run has moved them. Only the order of sums differs: ddp
 was 3e-5 from plain, a learning rate 1 % off 0.15."""
 
+HALVES = 0.3
+"""The same between a run of one process and one of two, each with half of the batch. On some CPUs the last bit of a
+convolution depends on how many pictures it is given. Probably where a plane is constant, instance norm makes a sign of
+that bit, and LeakyReLU and L1 a gradient of the sign: apart were 3e-5 on a Xeon, and 0.11 on an EPYC, where losses agreed
+to 2e-4 and DeepSpeed in two processes was as near to ddp in two as ever."""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -44,14 +50,20 @@ def plain(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def in_two(data, tmp_path_factory):
+    """Two processes, by the strategy that is PyTorch's own."""
+    return learnt(tmp_path_factory.mktemp("two"), data, 2, strategy="ddp")
+
+
+@pytest.fixture(scope="module")
 def assert_alike(data, plain, tmp_path_factory):
-    """Compares a run with the plain one."""
+    """Compares a run with the plain one, or with another."""
     moved = plain.apart(learnt(tmp_path_factory.mktemp("untrained"), data, steps=1, lr_generator=1e-12))
 
-    def compare(found: Outcome) -> None:
-        for mine, theirs in zip(found.metrics, plain.metrics, strict=True):
+    def compare(found: Outcome, other: Outcome = plain, within: float = APART) -> None:
+        for mine, theirs in zip(found.metrics, other.metrics, strict=True):
             assert losses(mine) == pytest.approx(losses(theirs), rel=1e-3, abs=5e-5)
-        assert found.apart(plain) < APART * moved
+        assert found.apart(other) < within * moved
 
     return compare
 
@@ -67,8 +79,8 @@ def test_ddp_with_one_process_equals_plain(data, assert_alike, tmp_path):
     assert_alike(learnt(tmp_path, data, strategy="ddp"))
 
 
-def test_ddp_with_two_processes_equals_plain(data, assert_alike, tmp_path):
-    assert_alike(learnt(tmp_path / "two", data, 2, strategy="ddp"))
+def test_ddp_with_two_processes_equals_plain(assert_alike, in_two):
+    assert_alike(in_two, within=HALVES)
 
 
 @pytest.mark.slow
@@ -84,16 +96,16 @@ def test_ddp_with_two_processes_equals_plain(data, assert_alike, tmp_path):
         (3, "all", 2),
     ],
 )
-def test_deepspeed_equals_plain(data, assert_alike, tmp_path, stage, offload, processes):
+def test_deepspeed_equals_plain_and_ddp(data, assert_alike, plain, in_two, tmp_path, stage, offload, processes):
     changes = {"strategy": "deepspeed", "zero_stage": stage, "offload": offload}
-    assert_alike(learnt(tmp_path, data, processes, **changes))
+    assert_alike(learnt(tmp_path, data, processes, **changes), plain if processes == 1 else in_two)
 
 
 @pytest.mark.slow
-def test_a_deepspeed_run_continues(data, assert_alike, tmp_path):
+def test_a_deepspeed_run_continues(data, assert_alike, in_two, tmp_path):
     changes = {"strategy": "deepspeed", "zero_stage": 2}
     learnt(tmp_path, data, 2, steps=2, **changes)
-    assert_alike(learnt(tmp_path, data, 2, **changes))
+    assert_alike(learnt(tmp_path, data, 2, **changes), in_two)
 
 
 def test_deepspeed_does_not_clip_gradients_or_cast_weights():
