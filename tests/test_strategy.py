@@ -24,7 +24,7 @@ was 3e-5 from plain, a learning rate 1 % off 0.15."""
 HALVES = 0.3
 """The same between a run of one process and one of two, each with half of the batch. On some CPUs the last bit of a
 convolution depends on how many pictures it is given. Probably where a plane is constant, instance norm makes a sign of
-that bit, and LeakyReLU and L1 a gradient of the sign: apart were 3e-5 on a Xeon, and 0.11 on an EPYC, where losses agreed
+that bit, and LeakyReLU and L1 a gradient of the sign: apart were 3e-5 on a Xeon, 0.11 on an EPYC, where losses agreed
 to 2e-4 and DeepSpeed in two processes was as near to ddp in two as ever."""
 
 
