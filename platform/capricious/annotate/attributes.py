@@ -12,6 +12,7 @@ from capricious.annotate import chip
 from capricious.annotate.age_calibration import AgeCalibration
 from capricious.annotate.parsing import Parsing
 from capricious.faces.attributes import Attributes
+from capricious.faces.image import LUMA
 from capricious.faces.label_map import SKIN
 from capricious.model.onnx_session import onnx_session
 
@@ -105,7 +106,7 @@ def glasses_of(crop: np.ndarray, parsing: Parsing) -> str:
     """
     if not wears_glasses(parsing):
         return "none"
-    luma = crop.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = crop.astype(np.float32) @ LUMA
     skin = luma[(parsing.labels == SKIN) & ~parsing.glasses]
     if skin.size == 0:
         return "reading"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
+from capricious.faces.image import LUMA
 from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH
 
 EYES_LIMIT, MOUTH_LIMIT = 20.0, 40.0
@@ -20,9 +21,6 @@ drawn anew a little aside would be a second one."""
 SKIN_COLOUR = 0.4
 """Share of the colour of a change of age or gender that is put back where there is no hair: lines, folds, grey beards
 are light and shade, and most of what a change does to the colour of skin is blotches."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue: light and shade; what a change has besides is colour."""
 
 FEATURE = 1 / 128
 """Softness of the outline of eyes, mouth and hair: standard deviation as a share of the crop's side."""

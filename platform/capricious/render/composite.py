@@ -17,9 +17,10 @@ import numpy as np
 from capricious.data.records import Face
 from capricious.errors import ConfigError
 from capricious.faces.align import bounds_of
+from capricious.faces.image import LUMA
 from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
-from capricious.model.put_back import EYES_LIMIT, FEATURE, FEATURE_GAIN, LUMA, MOUTH_LIMIT, SKIN_COLOUR
+from capricious.model.put_back import EYES_LIMIT, FEATURE, FEATURE_GAIN, MOUTH_LIMIT, SKIN_COLOUR
 from capricious.render.blend import BORDER, blend
 from capricious.render.scan import Scan
 from capricious.render.sweep import Variant
@@ -41,8 +42,6 @@ TILE = 1024
 
 TOGETHER = 8
 """Variants that are put back at once: their way is gone once, and each gets the pixels that it gets alone."""
-
-_LUMA = np.array(LUMA, np.float32)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Placement:
         self._colour: np.ndarray | None = None
         if skin_colour < 1:
             self._colour = np.float32(skin_colour) + np.float32(1 - skin_colour) * _outline(labels == HAIR)
-        self._guide = _Guide(face.image @ _LUMA)
+        self._guide = _Guide(face.image @ LUMA)
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
 
@@ -166,11 +165,11 @@ class Placement:
         """Returns mask · strength · (target − source) (3) and mask · strength · slope (1), R×R×4 float32."""
         difference = target - self._source
         if self._colour is not None:
-            shade = (difference @ _LUMA)[..., None]
+            shade = (difference @ LUMA)[..., None]
             difference = shade + self._colour * (difference - shade)
         for inside, limit in self._limits:
             difference += inside * (limit * np.tanh(difference / limit) - difference)
-        slope = self._guide.slope(difference @ _LUMA)
+        slope = self._guide.slope(difference @ LUMA)
         return self._mask[..., None] * self._strength * np.dstack([difference, slope])
 
     def _checked(self, name: str, render: np.ndarray) -> np.ndarray:
@@ -202,7 +201,7 @@ class Placement:
     def _ground(self, tile: Window) -> tuple[Unalign, np.ndarray]:
         """Returns the way to a tile, and the picture's detail there: h×w×1 float32."""
         way = Unalign(self._face.quad, len(self._guide.plane), tile)
-        detail = (self._picture[_slices(tile)] @ _LUMA)[..., None] - way(self._guide.plane[..., None])
+        detail = (self._picture[_slices(tile)] @ LUMA)[..., None] - way(self._guide.plane[..., None])
         if len(self._tiles) == 1 and detail.size <= STRIP:
             self._kept[tile] = way, detail
         return way, detail
