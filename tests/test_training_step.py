@@ -442,7 +442,7 @@ def test_the_swap_pass_makes_age_bite(put_back):
 def test_a_refinement_network_learns_to_put_changes_back():
     """As above, of what is delivered; a generator that does not learn leaves all of it to the refinement network."""
     config = tiny_config(
-        lr_generator=5e-3,
+        lr_generator=2e-3,  # at 5e-3 it learns as much, and loses it again
         loss=AGE_ALONE,
         swap=SwapConfig(probability=1.0, put_back=True, strength=1.5),
         network=replace(tiny_config().network, refinement_width=4),
