@@ -117,7 +117,9 @@ def test_a_crop_changes_as_its_picture_does() -> None:
 def test_training_judges_what_is_delivered(strength: float) -> None:
     labels = ASTRONAUT.label_map.copy()
     labels[26:32, 20:30], labels[42:48, 24:40], labels[8:20, 20:44] = EYES, MOUTH, HAIR
-    flat = dataclasses.replace(ASTRONAUT, image=np.full((R, R, 3), 120, np.uint8), label_map=labels)  # no edge
+    flat = dataclasses.replace(
+        ASTRONAUT, image=np.full((R, R, 3), (140, 120, 90), np.uint8), label_map=labels
+    )  # no edge
     source, target = np.random.default_rng(0).integers(60, 120, (2, R, R, 3), np.uint8)
     held = CompositeConfig().settled(strength)
     delivered = put_back(flat.image, flat, source, target[None], held)[0]
@@ -130,18 +132,48 @@ def test_training_judges_what_is_delivered(strength: float) -> None:
     assert np.array_equal(trained[..., :4, :4], images[0][..., :4, :4])  # background
 
 
-def test_age_shades_the_skin_and_colours_the_hair() -> None:
+@pytest.mark.parametrize(
+    ("faded", "turned", "strength", "wanted"),
+    [
+        (0.5, 0.0, 1.0, 0.5),
+        (0.4, 0.0, 2.0, 0.8),
+        (0.8, 0.0, 1.5, 1.0),  # to grey, not on to blue
+        (-0.3, 0.0, 1.0, 0.0),  # no browner than it is
+        (0.0, 0.6, 1.0, 0.0),  # nor green
+        (0.5, 0.6, 1.0, 0.5),
+    ],
+)
+def test_age_fades_the_colour_of_hair_and_brings_no_other(
+    faded: float, turned: float, strength: float, wanted: float
+) -> None:
+    brown, bt601 = np.array([120.0, 90.0, 40.0]), np.array([0.299, 0.587, 0.114])
+    colour = brown - brown @ bt601
+    green = np.cross(colour, bt601) / np.linalg.norm(bt601)  # as strong, at a right angle, no light
+    picture = np.full((300, 300, 3), brown, np.uint8)
+    face = dataclasses.replace(face_in(picture, square(150, 150, 200)), label_map=np.full((R, R), HAIR, np.uint8))
+    target = np.round(face.image + 20 - faded * colour + turned * green).astype(np.uint8)
+    out = pasted(picture, face, face.image, target, strength=strength).astype(float)
+    assert np.allclose(out[150, 150], brown + 20 * strength - wanted * colour, atol=1.5)
+    free = pasted(picture, face, face.image, target, hair_fades=False).astype(float)
+    assert np.allclose(free[150, 150], brown + 20 - faded * colour + turned * green, atol=1.5)
+
+
+def test_age_shades_the_skin_and_other_changes_colour_all() -> None:
     picture = np.full((300, 300, 3), 100, np.uint8)
     labels = np.full((R, R), SKIN, np.uint8)
-    labels[:20] = HAIR
+    labels[:20] = HAIR  # grey hair, from which no colour can fade
     face = dataclasses.replace(face_in(picture, square(150, 150, 200)), label_map=labels)
     hair, cheek = ((50 + 200 * y // R, 50 + 200 * 32 // R) for y in (10, 40))
     older, glasses = Variant("age-70", {"age": 70.0}), Variant("glasses", {"glasses": 1.0})
     greener = face.image + np.array([0, 40, 0], np.uint8)
     shade = 0.587 * 40  # ITU-R BT.601
-    for variant, on_skin in ((older, [0.6 * shade, 0.6 * shade + 0.4 * 40, 0.6 * shade]), (glasses, [0, 40, 0])):
+    all_of_it = [0, 40, 0]
+    for variant, on_hair, on_skin in (
+        (older, [shade] * 3, [0.6 * shade, 0.6 * shade + 0.4 * 40, 0.6 * shade]),
+        (glasses, all_of_it, all_of_it),
+    ):
         out = pasted(picture, face, face.image, greener, **Compositing().of(variant)._asdict()).astype(int)
-        assert np.allclose(out[hair] - 100, [0, 40, 0], atol=1), variant
+        assert np.allclose(out[hair] - 100, on_hair, atol=1), variant
         assert np.allclose(out[cheek] - 100, on_skin, atol=1), variant
     grey = pasted(picture, face, face.image, shifted(face.image, 30), skin_colour=0.0)
     assert (grey[cheek] == 130).all()  # light and shade count in full

@@ -20,7 +20,8 @@ drawn anew a little aside would be a second one."""
 
 SKIN_COLOUR = 0.4
 """Share of the colour of a change of age or gender that is put back where there is no hair: lines, folds, grey beards
-are light and shade, and most of what a change does to the colour of skin is blotches."""
+are light and shade, and most of what a change does to the colour of skin is blotches. In hair the portrait's own colour
+may fade, and no other come: light hair turned green and yellow with age."""
 
 FEATURE = 1 / 128
 """Softness of the outline of eyes, mouth and hair: standard deviation as a share of the crop's side."""
@@ -46,8 +47,8 @@ def put_back(portrait: Tensor, label_map: Tensor, change: Tensor) -> Tensor:
 
 
 def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: float) -> Tensor:
-    """Returns a portrait with a change put back `strength` times over, and held: in the colour of all but hair, and in
-    eyes and mouth. B×3×R×R in −1…1.
+    """Returns a portrait with a change put back `strength` times over, and held: in its colour, in eyes and in mouth.
+    B×3×R×R in −1…1.
 
     Differentiable; what render/composite.py makes by default of a bundle's pictures, but for its softer edges.
 
@@ -58,9 +59,12 @@ def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: f
         strength: above 0; 1 is the change itself.
     """
     change = strength * (changed - portrait)
-    shade = (change * change.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    colour = SKIN_COLOUR + (1.0 - SKIN_COLOUR) * _outline(label_map == HAIR, change)
-    change = shade + colour * (change - shade)
+    luma = change.new_tensor(LUMA).view(1, 3, 1, 1)
+    shade = (change * luma).sum(1, keepdim=True)
+    colour, own = change - shade, portrait - (portrait * luma).sum(1, keepdim=True)
+    faded = (colour * own).sum(1, keepdim=True) / ((own * own).sum(1, keepdim=True) + 127.5**-2)
+    hair = _outline(label_map == HAIR, change)
+    change = shade + hair * faded.clamp(-1.0, 0.0) * own + (1.0 - hair) * SKIN_COLOUR * colour
     for label, levels in ((EYES, EYES_LIMIT), (MOUTH, MOUTH_LIMIT)):
         limit = levels / 127.5
         change = change + _outline(label_map == label, change) * (limit * torch.tanh(change / limit) - change)

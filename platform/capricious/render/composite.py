@@ -18,10 +18,11 @@ from capricious.data.records import Face
 from capricious.errors import ConfigError
 from capricious.faces.align import bounds_of
 from capricious.faces.image import LUMA
-from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH, resize_label_map
+from capricious.faces.label_map import BACKGROUND, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
-from capricious.model.put_back import EYES_LIMIT, FEATURE, FEATURE_GAIN, MOUTH_LIMIT, SKIN_COLOUR
+from capricious.model.put_back import EYES_LIMIT, MOUTH_LIMIT, SKIN_COLOUR
 from capricious.render.blend import BORDER, blend
+from capricious.render.held_change import HeldChange
 from capricious.render.scan import Scan
 from capricious.render.sweep import Variant
 from capricious.render.unalign import STRIP, Unalign, Window
@@ -61,6 +62,8 @@ class CompositeConfig:
     skin_colour: float = SKIN_COLOUR
     """Share of a difference's colour that counts where there is no hair, likewise; its light and shade count in full.
     0 leaves every hue as it was; 1 puts blotches back, too."""
+    hair_fades: bool = True
+    """A difference may fade the colour of hair, likewise, and not bring another: greying, no green and yellow."""
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
@@ -77,7 +80,7 @@ class CompositeConfig:
             strength = self.strength
         elif self.mode == "blend":
             strength = 1.0
-        return Compositing(self.mode, strength, self.eyes_limit, self.mouth_limit, self.skin_colour)
+        return Compositing(self.mode, strength, self.eyes_limit, self.mouth_limit, self.skin_colour, self.hair_fades)
 
 
 class Compositing(NamedTuple):
@@ -88,12 +91,13 @@ class Compositing(NamedTuple):
     eyes_limit: float = CompositeConfig.eyes_limit
     mouth_limit: float = CompositeConfig.mouth_limit
     skin_colour: float = CompositeConfig.skin_colour
+    hair_fades: bool = CompositeConfig.hair_fades
 
     def of(self, variant: Variant) -> Compositing:
         """Returns what holds for a variant: what changes more than age and gender may change everything in full."""
         if set(variant.changes) <= {"age", "gender"} and not variant.style:
             return self
-        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf, skin_colour=1.0)
+        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf, skin_colour=1.0, hair_fades=False)
 
 
 AS_THE_BUNDLE_ASKS = CompositeConfig()
@@ -121,7 +125,7 @@ class Placement:
     """
 
     def __init__(self, scan: Scan, face: Face, source: np.ndarray, composite: Compositing, *, feather: float = FEATHER):
-        mode, strength, eyes_limit, mouth_limit, skin_colour = composite
+        mode, strength, eyes_limit, mouth_limit, skin_colour, hair_fades = composite
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
         if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
@@ -130,14 +134,7 @@ class Placement:
         self._source = self._checked("source", source)
         self._difference, self._strength = mode == "difference", np.float32(strength)
         self._mask = sitter_mask(face.label_map, face.image.shape[0], feather)
-        labels = resize_label_map(face.label_map, face.image.shape[0])
-        limits = {EYES: eyes_limit / strength, MOUTH: mouth_limit / strength} if strength else {}
-        self._limits = [
-            (_outline(labels == label), np.float32(limit)) for label, limit in limits.items() if limit < np.inf
-        ]
-        self._colour: np.ndarray | None = None
-        if skin_colour < 1:
-            self._colour = np.float32(skin_colour) + np.float32(1 - skin_colour) * _outline(labels == HAIR)
+        self._held = HeldChange(face, strength, eyes_limit, mouth_limit, skin_colour, hair_fades)
         self._guide = _Guide(face.image @ LUMA)
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
@@ -163,12 +160,7 @@ class Placement:
 
     def _layers(self, target: np.ndarray) -> np.ndarray:
         """Returns mask · strength · (target − source) (3) and mask · strength · slope (1), R×R×4 float32."""
-        difference = target - self._source
-        if self._colour is not None:
-            shade = (difference @ LUMA)[..., None]
-            difference = shade + self._colour * (difference - shade)
-        for inside, limit in self._limits:
-            difference += inside * (limit * np.tanh(difference / limit) - difference)
+        difference = self._held(target - self._source)
         slope = self._guide.slope(difference @ LUMA)
         return self._mask[..., None] * self._strength * np.dstack([difference, slope])
 
@@ -273,12 +265,6 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     edge = (np.minimum(np.arange(size), np.arange(size)[::-1]) / (BORDER * size)).clip(0, 1)
     edge = (edge * edge * (3 - 2 * edge)).astype(np.float32)  # smoothstep
     return soft * edge[:, None] * edge[None, :]
-
-
-def _outline(inside: np.ndarray) -> np.ndarray:
-    """Returns a class's part of an R×R label map as R×R×1 float32 in 0…1, softly."""
-    soft = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), FEATURE * len(inside))
-    return np.minimum(FEATURE_GAIN * soft, 1)[..., None]
 
 
 def _box(plane: np.ndarray) -> np.ndarray:
