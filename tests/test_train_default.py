@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_every_stage_begins_from_what_was_made_before(calls):
         if call[0] == "examples/ship_bundle.py":
             needed, out = [call[1], *(call[4:] if "--mix" in call else [])], call[2]
         elif call[:2] == ["-m", "capricious.training"]:
-            needed = [value for flag, value in zip(call, call[1:], strict=False) if flag == "--training.warm-start"]
+            needed = [value for flag, value in pairwise(call) if flag == "--training.warm-start"]
             out = call[call.index("--out") + 1]
         else:
             continue
