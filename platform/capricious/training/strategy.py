@@ -286,6 +286,8 @@ def _placed(network: nn.Module, processes: Processes, config: TrainingConfig) ->
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.compile:
+        # Blocks share their code, and each has its own shapes: beyond the limit, 8, the others would not be compiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         network.compile()
     return network
 
