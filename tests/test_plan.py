@@ -80,6 +80,12 @@ def test_shards_are_small_enough_to_give_every_worker_several():
     assert shard_size(1, workers=8, largest=512) == 1
 
 
+def test_a_shard_s_last_inputs_fill_a_group_as_well():
+    assert shard_size(103, workers=2, largest=512, together=4) == 12
+    assert shard_size(10**6, workers=2, largest=510, together=4) == 508
+    assert shard_size(20, workers=2, largest=512, together=4) == 3  # rather all workers busy than groups full
+
+
 def test_a_limit_spreads_over_the_collection():
     sources = [Source(str(n)) for n in range(10)]
     assert [s.uri for s in select(sources, 4)] == ["0", "2", "5", "7"]

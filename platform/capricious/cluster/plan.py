@@ -109,13 +109,14 @@ def read_plan(out: str) -> Plan:
     return Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
 
 
-def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
+def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int, together: int = 1) -> Plan:
     """Writes the plan into a new output folder, or compares with what an old one was started with.
 
     Args:
         config: the job.
         asked: everything besides the listing that determines the output; must be the same for the same folder.
         workers: how many will share the work.
+        together: how many inputs a worker takes at a time.
 
     Raises:
         CapriciousError: nothing to do, or the folder was started from something else; names what differs.
@@ -135,7 +136,7 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int) -> Plan:
             )
         return plan
     listing = _Listing(config.sources())
-    shards, size = _write_shards(out, listing, workers, config.shard_size)
+    shards, size = _write_shards(out, listing, workers, config.shard_size, together)
     if shards == 0:
         raise CapriciousError(f"{config.source} has no files")
     counted = {
@@ -189,14 +190,14 @@ class _Listing:
         return self._hash.hexdigest()
 
 
-def _write_shards(out: str, listing: Iterable[Source], workers: int, largest: int) -> tuple[int, int]:
+def _write_shards(out: str, listing: Iterable[Source], workers: int, largest: int, together: int) -> tuple[int, int]:
     """Writes the plan's parts; returns how many, and the shard size.
 
     A small collection is cut finer, so that each worker has several shards and none idles at the end.
     """
     sources = iter(listing)
     head = list(islice(sources, 4 * workers * largest))
-    size = shard_size(len(head), workers, largest)
+    size = shard_size(len(head), workers, largest, together)
     sources, shards = chain(head, sources), 0
     del head
     while part := list(islice(sources, size)):
@@ -205,9 +206,13 @@ def _write_shards(out: str, listing: Iterable[Source], workers: int, largest: in
     return shards, size
 
 
-def shard_size(inputs: int, workers: int, largest: int) -> int:
-    """Picks a shard size that gives every worker four shards, if that is not above `largest`."""
-    return max(1, min(largest, math.ceil(inputs / (workers * 4))))
+def shard_size(inputs: int, workers: int, largest: int, together: int = 1) -> int:
+    """Picks a shard size that gives every worker four shards or more, and is not above `largest`.
+
+    Sizes above `together` are multiples of it, so that a shard's last inputs fill a group as well.
+    """
+    size = max(1, min(largest, math.ceil(inputs / (workers * 4))))
+    return size - size % together if size > together else size
 
 
 def exit_code(inputs: int, made: int, failed: int, failure_share: float) -> int:

@@ -17,6 +17,7 @@ from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import run_shards
 from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
+from capricious.render.picture import FACES
 from capricious.render.sweep import refuse_unlearnt
 
 
@@ -94,7 +95,7 @@ def render(config: RenderConfig) -> RenderOutcome:
     config = located(config)
     workers = config.workers or cpu_count()
     require_cpus(workers, f"render with {workers} workers")
-    plan = make_plan(config, asked(config), workers)
+    plan = make_plan(config, asked(config), workers, together=FACES)
     done = set(done_shards(plan))
     retry = frozenset(s for s in done if config.retry == "failed" and has_status(plan.out, s, "failed"))
     todo = [shard for shard in range(plan.shards) if shard not in done or shard in retry]
