@@ -78,10 +78,10 @@ def test_outside_of_the_quad_nothing_changes_and_the_original_never(mode: str, q
 
 
 def test_equal_pixels_beyond_the_guide_window_stay() -> None:
-    """Where only the hair differs, the chin keeps its bytes."""
+    """Where only the top differs, the chin keeps its bytes."""
     target = ASTRONAUT.image.copy()
     target[: R // 4] = shifted(target[: R // 4], 40)
-    out = pasted(PHOTO, ASTRONAUT, ASTRONAUT.image, target)
+    out = pasted(PHOTO, ASTRONAUT, ASTRONAUT.image, target, hair_spread=0.0)
     left, top, right, bottom = bounds_of(ASTRONAUT.quad, 512, 512)
     way = Unalign(ASTRONAUT.quad, R, (left, top, right, bottom))
     rows = way(np.indices((R, R))[0, ..., None].astype(np.float32))[..., 0]
@@ -156,6 +156,33 @@ def test_age_fades_the_colour_of_hair_and_brings_no_other(
     assert np.allclose(out[150, 150], brown + 20 * strength - wanted * colour, atol=1.5)
     free = pasted(picture, face, face.image, target, hair_fades=False).astype(float)
     assert np.allclose(free[150, 150], brown + 20 - faded * colour + turned * green, atol=1.5)
+
+
+@pytest.mark.parametrize(("period", "passing"), [(2, 0.0), (4, 0.75), (8, 0.98)])
+def test_a_grid_that_the_network_leaves_is_not_put_back(period: int, passing: float) -> None:
+    picture = np.full((R, R, 3), 100, np.uint8)
+    face = dataclasses.replace(ASTRONAUT, image=picture, label_map=np.full((R, R), SKIN, np.uint8))
+    wave = 40 * np.cos(2 * np.pi * np.arange(R) / period)
+    wanted = passing * wave[20:44]
+    for target in (wave[:, None, None], wave[None, :, None]):
+        made = put_back(picture, face, picture, np.rint(picture + target)[None].astype(np.uint8))[0, 20:44, 20:44, 0]
+        profile = made.mean(axis=1 if target.shape[0] > 1 else 0) - 100
+        assert np.allclose(profile, wanted, atol=2)
+
+
+def test_hair_greys_evenly_and_skin_as_the_network_says() -> None:
+    picture = np.random.default_rng(0).integers(60, 140, (300, 300, 3), np.uint8)
+    labels = np.full((R, R), SKIN, np.uint8)
+    labels[: R // 2] = HAIR
+    face = dataclasses.replace(face_in(picture, square(150, 150, 200)), label_map=labels)
+    checks = np.indices((R, R)).sum(0) // 4 % 2 == 0  # clouds of four pixels, of 60 levels or none
+    target = face.image + (60 * checks[..., None]).astype(np.uint8)
+    hair, skin = np.s_[90:130, 90:210], np.s_[165:210, 90:210]
+    even, cloudy = (pasted(picture, face, face.image, target, hair_spread=spread) for spread in (1 / 8, 0.0))
+    change = even[hair].astype(int) - picture[hair]
+    assert abs(change.mean() - 30) < 2 and change.std() < 3  # strands of the picture's own stay
+    assert (cloudy[hair].astype(int) - picture[hair]).std() > 15
+    assert np.abs(even[skin].astype(int) - cloudy[skin]).max() <= 1
 
 
 def test_age_shades_the_skin_and_other_changes_colour_all() -> None:

@@ -20,7 +20,7 @@ from capricious.faces.align import bounds_of
 from capricious.faces.image import LUMA
 from capricious.faces.label_map import BACKGROUND, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
-from capricious.model.put_back import EYES_LIMIT, MOUTH_LIMIT, SKIN_COLOUR
+from capricious.model.put_back import EYES_LIMIT, GRID_FILTER, HAIR_SPREAD, MOUTH_LIMIT, SKIN_COLOUR
 from capricious.render.blend import BORDER, blend
 from capricious.render.held_change import HeldChange
 from capricious.render.scan import Scan
@@ -54,6 +54,8 @@ class CompositeConfig:
     strength: float | None = None
     """0 (the picture) … 1 (the render); beyond 1 exaggerates. None: a difference of what the bundle asks for, a blend
     of 1."""
+    grid_filter: bool = True
+    """Of a difference nothing passes that repeats every two or three of its pixels: networks like to leave a grid."""
     eyes_limit: float = EYES_LIMIT
     """Levels of 255 below which a difference is held in the eyes where only age or gender change: lids may droop, but
     an iris that was drawn anew a little aside would be a second one. inf: no limit."""
@@ -64,6 +66,9 @@ class CompositeConfig:
     0 leaves every hue as it was; 1 puts blotches back, too."""
     hair_fades: bool = True
     """A difference may fade the colour of hair, likewise, and not bring another: greying, no green and yellow."""
+    hair_spread: float = HAIR_SPREAD
+    """How far a difference's light, shade and fading are spread in hair, likewise: standard deviation as a share of the
+    crop's side. Hair greys evenly and keeps its strands; at 0 it whitens in clouds."""
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= MAX_STRENGTH:
@@ -73,6 +78,8 @@ class CompositeConfig:
             raise ConfigError(f"composite.eyes_limit and mouth_limit must be above 0, found: {found}")
         if not 0 <= self.skin_colour <= 1:
             raise ConfigError(f"composite.skin_colour must be in 0…1, found: {self.skin_colour}")
+        if not 0 <= self.hair_spread <= 1:
+            raise ConfigError(f"composite.hair_spread must be in 0…1, found: {self.hair_spread}")
 
     def settled(self, strength: float) -> Compositing:
         """Returns what is meant where the bundle that renders asks for `strength` (`Bundle.strength`)."""
@@ -80,7 +87,7 @@ class CompositeConfig:
             strength = self.strength
         elif self.mode == "blend":
             strength = 1.0
-        return Compositing(self.mode, strength, self.eyes_limit, self.mouth_limit, self.skin_colour, self.hair_fades)
+        return Compositing(**{**vars(self), "strength": strength})
 
 
 class Compositing(NamedTuple):
@@ -88,16 +95,18 @@ class Compositing(NamedTuple):
 
     mode: Literal["difference", "blend"] = "difference"
     strength: float = 1.0
+    grid_filter: bool = CompositeConfig.grid_filter
     eyes_limit: float = CompositeConfig.eyes_limit
     mouth_limit: float = CompositeConfig.mouth_limit
     skin_colour: float = CompositeConfig.skin_colour
     hair_fades: bool = CompositeConfig.hair_fades
+    hair_spread: float = CompositeConfig.hair_spread
 
     def of(self, variant: Variant) -> Compositing:
         """Returns what holds for a variant: what changes more than age and gender may change everything in full."""
         if set(variant.changes) <= {"age", "gender"} and not variant.style:
             return self
-        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf, skin_colour=1.0, hair_fades=False)
+        return self._replace(eyes_limit=np.inf, mouth_limit=np.inf, skin_colour=1.0, hair_fades=False, hair_spread=0.0)
 
 
 AS_THE_BUNDLE_ASKS = CompositeConfig()
@@ -125,7 +134,7 @@ class Placement:
     """
 
     def __init__(self, scan: Scan, face: Face, source: np.ndarray, composite: Compositing, *, feather: float = FEATHER):
-        mode, strength, eyes_limit, mouth_limit, skin_colour, hair_fades = composite
+        mode, strength = composite.mode, composite.strength
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
         if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
@@ -134,8 +143,17 @@ class Placement:
         self._source = self._checked("source", source)
         self._difference, self._strength = mode == "difference", np.float32(strength)
         self._mask = sitter_mask(face.label_map, face.image.shape[0], feather)
-        self._held = HeldChange(face, strength, eyes_limit, mouth_limit, skin_colour, hair_fades)
-        self._guide = _Guide(face.image @ LUMA)
+        self._held = HeldChange(
+            face,
+            strength,
+            composite.eyes_limit,
+            composite.mouth_limit,
+            composite.skin_colour,
+            composite.hair_fades,
+            composite.hair_spread,
+        )
+        self._taps = np.array(GRID_FILTER if composite.grid_filter else (1.0,), np.float32)
+        self._guide = _Guide(self._filtered(face.image @ LUMA))  # as sharp as what is regressed on it
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
 
@@ -160,9 +178,12 @@ class Placement:
 
     def _layers(self, target: np.ndarray) -> np.ndarray:
         """Returns mask · strength · (target − source) (3) and mask · strength · slope (1), R×R×4 float32."""
-        difference = self._held(target - self._source)
+        difference = self._held(self._filtered(target - self._source))
         slope = self._guide.slope(difference @ LUMA)
         return self._mask[..., None] * self._strength * np.dstack([difference, slope])
+
+    def _filtered(self, values: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(values, -1, self._taps, self._taps)
 
     def _checked(self, name: str, render: np.ndarray) -> np.ndarray:
         shape = self._face.image.shape
