@@ -16,7 +16,8 @@ from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH
 
 GRID_FILTER = (-1 / 16, 4 / 16, 10 / 16, 4 / 16, -1 / 16)
 """Taps along rows and columns that a change passes: nothing is left of what repeats every two pixels, 3/4 of what
-repeats every four, 98 % of eight. A judge of ages likes stripes of two to three pixels on a face, and people do not."""
+repeats every four, 98 % of eight. The refinement network leaves stripes of two to three pixels on faces, and no
+portrait has them."""
 
 EYES_LIMIT, MOUTH_LIMIT = 20.0, 40.0
 """Levels of 255 below which a change of age or gender is held in eyes and mouth: lids may droop, but an iris that was
