@@ -27,7 +27,7 @@ from capricious.faces.image import QUICK, decode, encode
 from capricious.model.bundle import load_bundle
 from capricious.render.composite import AS_THE_BUNDLE_ASKS, put_back
 from capricious.render.renderer import fit
-from capricious.render.sweep import Sweep
+from capricious.render.sweep import Sweep, Variant
 from serve.shared_chunks import Group, SharedChunkRenderer
 
 PORTRAITS = [encode(astronaut()[:320, 60 + 8 * i : 380 + 8 * i], "jpeg") for i in range(4)]
@@ -52,10 +52,14 @@ class Model:
         """Returns a PNG for each portrait and age: the face as it is delivered."""
         groups = [(self.faces[portrait], Sweep((age,)).variants()) for portrait, age in asked]
         rendered = self.renderer.render_groups(groups)
-        return [self._png(face, *renders) for (face, _), renders in zip(groups, rendered, strict=True)]
+        return [
+            self._png(face, variants[-1], *renders) for (face, variants), renders in zip(groups, rendered, strict=True)
+        ]
 
-    def _png(self, face: Face, source: np.ndarray, render: np.ndarray) -> bytes:
-        return encode(put_back(face.image, face, source, [render], self.composite)[0], "png", compression=QUICK)
+    def _png(self, face: Face, variant: Variant, source: np.ndarray, render: np.ndarray) -> bytes:
+        wanted = [variant.of(face.attributes)]
+        made = put_back(face.image, face, source, [render], self.composite, wanted)
+        return encode(made[0], "png", compression=QUICK)
 
 
 def fastapi(bundle: str, port: int) -> None:

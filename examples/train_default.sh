@@ -58,4 +58,4 @@ sixth=("${shifted[@]}" --training.lr-ramp-kimg 0.2 --training.lr-generator 1e-4 
     --training.swap.identity-features 2.5 --training.swap.likeness 1.5 --training.ema-kimg 2)
 train sixth 4 "${sixth[@]}" --training.warm-start "$runs/critic/weights" --training.loss.gan 1.5 --training.swap.identity 1
 train seventh 3 "${sixth[@]}" --training.warm-start "$runs/sixth/weights" --training.loss.gan 2
-python examples/ship_bundle.py "$runs/seventh/bundle" platform/capricious/model/default --strength 1.4
+python examples/ship_bundle.py "$runs/seventh/bundle" platform/capricious/model/default --strength 1.35

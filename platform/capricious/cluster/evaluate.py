@@ -199,7 +199,9 @@ class MeasureShard(ShardWorker):
             if self.put_back:
                 renderer = self.renderers[name]
                 settled = AS_THE_BUNDLE_ASKS.settled(renderer.bundle.strength)
-                delivered = put_back(face.image, fit(face, renderer.resolution), finished[0], finished, settled)
+                wanted = [variant.of(face.attributes) for variant in self.sweep.variants()]
+                own_size = fit(face, renderer.resolution)
+                delivered = put_back(face.image, own_size, finished[0], finished, settled, wanted)
                 rows.append(self.measurer.renders(f"{name}, {PUT_BACK}", face, delivered, own))
         return rows
 

@@ -16,14 +16,16 @@ import numpy as np
 
 from capricious.data.records import Face
 from capricious.errors import ConfigError
-from capricious.faces.align import bounds_of
+from capricious.faces.align import bounds_of, to_crop
+from capricious.faces.attributes import Attributes
 from capricious.faces.image import LUMA
 from capricious.faces.label_map import BACKGROUND, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
 from capricious.model.put_back import EYES_LIMIT, GRID_FILTER, HAIR_SPREAD, MOUTH_LIMIT, SKIN_COLOUR
-from capricious.render.blend import BORDER, blend
+from capricious.render.blend import blend, fading
 from capricious.render.held_change import HeldChange
 from capricious.render.scan import Scan
+from capricious.render.shape_change import ShapeChange
 from capricious.render.sweep import Variant
 from capricious.render.unalign import STRIP, Unalign, Window
 
@@ -54,6 +56,9 @@ class CompositeConfig:
     strength: float | None = None
     """0 (the picture) … 1 (the render); beyond 1 exaggerates. None: a difference of what the bundle asks for, a blend
     of 1."""
+    shape: float = 1.0
+    """Share of how mean faces differ in shape between the sitter's age and gender and the requested ones, by which the
+    picture is moved: a child's chin is higher. 0: every pixel stays where it is."""
     grid_filter: bool = True
     """Of a difference nothing passes that repeats every two or three of its pixels: networks like to leave a grid."""
     eyes_limit: float = EYES_LIMIT
@@ -80,6 +85,8 @@ class CompositeConfig:
             raise ConfigError(f"composite.skin_colour must be in 0…1, found: {self.skin_colour}")
         if not 0 <= self.hair_spread <= 1:
             raise ConfigError(f"composite.hair_spread must be in 0…1, found: {self.hair_spread}")
+        if not 0 <= self.shape <= 2:
+            raise ConfigError(f"composite.shape must be in 0…2, found: {self.shape}")
 
     def settled(self, strength: float) -> Compositing:
         """Returns what is meant where the bundle that renders asks for `strength` (`Bundle.strength`)."""
@@ -95,6 +102,7 @@ class Compositing(NamedTuple):
 
     mode: Literal["difference", "blend"] = "difference"
     strength: float = 1.0
+    shape: float = CompositeConfig.shape
     grid_filter: bool = CompositeConfig.grid_filter
     eyes_limit: float = CompositeConfig.eyes_limit
     mouth_limit: float = CompositeConfig.mouth_limit
@@ -154,15 +162,40 @@ class Placement:
         )
         self._taps = np.array(GRID_FILTER if composite.grid_filter else (1.0,), np.float32)
         self._guide = _Guide(self._filtered(face.image @ LUMA))  # as sharp as what is regressed on it
+        self._shape = ShapeChange(face, composite.shape)
         self._tiles = list(_tiles(face.quad, scan.srgb))
         self._kept: dict[Window, tuple[Unalign, np.ndarray]] = {}
 
-    def paint(self, onto: Sequence[Scan], targets: Sequence[np.ndarray] | np.ndarray) -> None:
+    def paint(
+        self,
+        onto: Sequence[Scan],
+        targets: Sequence[np.ndarray] | np.ndarray,
+        attributes: Sequence[Attributes] | None = None,
+    ) -> None:
         """Changes the face from `source` to each of V targets, R×R×3 uint8, in place, each on a scan of its own.
 
         The scans are copies of the placement's, on which other faces may have been changed. Pixels outside of the
         face's quad keep their values. What some targets are made into holds 16 V bytes for each pixel of a tile.
+        `attributes` are those of the targets, by which the face changes its shape; None: it keeps it.
         """
+        self._recolour(onto, targets)
+        for scan, wanted in zip(onto, attributes or (), strict=attributes is not None):
+            if (shift := self._shape(wanted)) is not None:
+                self._move(scan, shift)
+
+    def _move(self, scan: Scan, shift: np.ndarray) -> None:
+        """Moves the pixels of a face by what ShapeChange says."""
+        left, top, right, bottom = bounds_of(self._face.quad, *scan.srgb.shape[1::-1])
+        before = scan.part(slice(top, bottom), slice(left, right))
+        corners = self._face.quad.astype(np.float64)
+        to_picture = np.stack([corners[3] - corners[0], corners[1] - corners[0]]) / len(shift)
+        for tile in self._tiles:
+            way, _ = self._kept.get(tile) or self._ground(tile)
+            by = way(shift @ to_picture.astype(np.float32)) * way.coverage[..., None]
+            y, x = np.indices(by.shape[:2], np.float32)
+            scan.move(*_slices(tile), x + by[..., 0] + (tile[0] - left), y + by[..., 1] + (tile[1] - top), before)
+
+    def _recolour(self, onto: Sequence[Scan], targets: Sequence[np.ndarray] | np.ndarray) -> None:
         wanted = [self._checked("target", target).astype(np.float32) for target in targets]
         if self._difference:
             layers = np.dstack([self._layers(target) for target in wanted])
@@ -242,6 +275,7 @@ def put_back(
     source: np.ndarray,
     targets: Sequence[np.ndarray] | np.ndarray,
     composite: Compositing = DIFFERENCE,
+    attributes: Sequence[Attributes] | None = None,
 ) -> np.ndarray:
     """Returns an aligned crop as a Placement would change the picture that it was cut from, V×S×S×3 uint8.
 
@@ -251,18 +285,21 @@ def put_back(
         source: R×R×3 uint8, as of a Placement.
         targets: V of R×R×3 uint8.
         composite: how.
+        attributes: of the targets, as Placement.paint() takes them.
     """
     scan = Scan(crop)
     placement = Placement(scan, in_crop(face, len(crop)), source, composite)
     changed = [scan.copy() for _ in targets]
     for start in range(0, len(changed), TOGETHER):
-        placement.paint(changed[start : start + TOGETHER], targets[start : start + TOGETHER])
+        some = slice(start, start + TOGETHER)
+        placement.paint(changed[some], targets[some], None if attributes is None else attributes[some])
     return np.stack([each.srgb for each in changed])
 
 
 def in_crop(face: Face, side: int) -> Face:
     """Returns a face as it lies in a side×side picture of its crop."""
-    return replace(face, quad=np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32))
+    quad = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
+    return replace(face, quad=quad, landmarks=to_crop(face.landmarks, face.quad, side).astype(np.float32))
 
 
 def _tiles(quad: np.ndarray, picture: np.ndarray) -> Iterator[Window]:
@@ -283,9 +320,7 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     """Returns the size×size float32 mask, 0…1, of everything but background, soft and 0 at the border."""
     inside = (resize_label_map(label_map, size) != BACKGROUND).astype(np.float32)
     soft = cv2.GaussianBlur(inside, (0, 0), feather * size, borderType=cv2.BORDER_REPLICATE)
-    edge = (np.minimum(np.arange(size), np.arange(size)[::-1]) / (BORDER * size)).clip(0, 1)
-    edge = (edge * edge * (3 - 2 * edge)).astype(np.float32)  # smoothstep
-    return soft * edge[:, None] * edge[None, :]
+    return soft * fading(size)
 
 
 def _box(plane: np.ndarray) -> np.ndarray:

@@ -100,7 +100,9 @@ class SweepResult:
     def crop(self, face: int, name: str) -> np.ndarray:
         """Returns one face in one variant as it is delivered: put back into the crop that it was made from, R×R×3."""
         out = Scan(self.faces[face].image.copy())
-        self._placement(face, self._variant(name), alone=True).paint([out], [self.render(face, name)])
+        variant = self._variant(name)
+        wanted = variant.of(self.faces[face].attributes)
+        self._placement(face, variant, alone=True).paint([out], [self.render(face, name)], [wanted])
         return out.srgb
 
     @property
@@ -136,7 +138,8 @@ class SweepResult:
                 together.setdefault(self._placement(number, variant), []).append(i)
             for placement, at in together.items():
                 renders = [self.render(number, variants[i].name) for i in at]
-                placement.paint([paintings[i] for i in at], renders)
+                wanted = [variants[i].of(self.faces[number].attributes) for i in at]
+                placement.paint([paintings[i] for i in at], renders, wanted)
         return paintings
 
     def paintings(self) -> Iterator[tuple[Variant, Scan]]:
@@ -176,8 +179,10 @@ class SweepResult:
         for number, face in enumerate(self.faces):
             crop, source = align(self.picture, face.quad, CELL), self.render(number, SOURCE)
             for look in self.sweep.looks():
-                renders = [self.render(number, self.sweep.at(age, look).name) for age in ages]
-                rows.append([crop, *put_back(crop, face, source, renders, self.composite.of(look))])
+                shown = [self.sweep.at(age, look) for age in ages]
+                renders = [self.render(number, variant.name) for variant in shown]
+                wanted = [variant.of(face.attributes) for variant in shown]
+                rows.append([crop, *put_back(crop, face, source, renders, self.composite.of(look), wanted)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
@@ -68,6 +69,24 @@ class Scan:
             white = np.float32(65535.0 if self.depth == 16 else 255.0)
             below[:] = np.rint(np.clip(below + step * (white / 255), 0.0, white)).astype(below.dtype)
         window[:] = after
+
+    def move(self, rows: slice, columns: slice, x: np.ndarray, y: np.ndarray, before: Scan) -> None:
+        """Takes the pixels of a window from elsewhere, in place: bicubic, at the picture's own depth.
+
+        Args:
+            rows, columns: the window.
+            x, y: h×w float32, where in `before` each pixel comes from, centres at whole numbers. Where that is its own
+                place every value stays.
+            before: a part of the picture as it was, or all of it.
+        """
+        for here, there in ((self.srgb, before.srgb), (self.native, before.native)):
+            if here is not None and there is not None:
+                here[rows, columns] = cv2.remap(there, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+    def part(self, rows: slice, columns: slice) -> Scan:
+        """Returns a copy of a window, which may be painted over."""
+        native = None if self.native is None else self.native[rows, columns].copy()
+        return replace(self, srgb=self.srgb[rows, columns].copy(), native=native)
 
     def encode(self, format: str, quality: int = 92) -> bytes:
         """Returns the picture as a "png", "jpeg", "webp" or "tiff" with its profile and EXIF; tiff keeps 16 bits."""
