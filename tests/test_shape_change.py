@@ -11,7 +11,7 @@ from capricious.faces.attributes import Attributes
 from capricious.faces.label_map import SKIN
 from capricious.render.composite import Compositing, Placement, put_back
 from capricious.render.scan import Scan
-from capricious.render.shape_change import ShapeChange, mean_shape
+from capricious.render.shape_change import NODES, ShapeChange, mean_shape
 
 R = 128
 CHIN, JAWS, MOUTH = 8, (2, 14), (48, 54)
@@ -102,8 +102,8 @@ def test_a_painting_is_moved_as_its_crop_is_and_elsewhere_keeps_its_values(depth
 
 def test_half_the_share_moves_half_as_far():
     face = a_face(CROP, np.zeros((R, R, 3), np.uint8))
-    x, y = (mean_shape(8, 1)[CHIN] * R).astype(int)
+    x, y = (mean_shape(8, 1)[CHIN] * NODES).round().astype(int)
     whole, half = (ShapeChange(face, share)(CHILD)[y, x, 1] for share in (1.0, 0.5))
-    assert 2 < whole < 6 and whole / 2 == pytest.approx(half, rel=0.25)
+    assert 2 < whole * R < 6 and whole / 2 == pytest.approx(half, rel=0.25)
     turned = dataclasses.replace(face, pose=np.array([32.5, 0, 0], np.float32))
     assert ShapeChange(turned, 1.0)(CHILD)[y, x, 1] == pytest.approx(half, rel=0.01)

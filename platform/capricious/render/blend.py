@@ -15,13 +15,6 @@ LEVELS = 5
 """Most levels of the pyramid: its coarsest pixel is 32 source pixels wide."""
 
 
-def fading(size: int, border: float = BORDER) -> np.ndarray:
-    """Returns size×size float32: 0 at the edge of a crop, rising smoothly to 1 over a strip that is `border` wide."""
-    edge = (np.minimum(np.arange(size), np.arange(size)[::-1]) / (border * size)).clip(0, 1)
-    edge = (edge * edge * (3 - 2 * edge)).astype(np.float32)
-    return edge[:, None] * edge[None, :]
-
-
 def blend(picture: np.ndarray, quad: np.ndarray, layers: np.ndarray, tile: Window) -> np.ndarray:
     """Returns the change of one tile when a target is blended in: coarse frequencies over a wide seam, fine ones over
     a narrow one.

@@ -22,10 +22,10 @@ from capricious.faces.image import LUMA
 from capricious.faces.label_map import BACKGROUND, resize_label_map
 from capricious.model.bundle import MAX_STRENGTH
 from capricious.model.put_back import EYES_LIMIT, GRID_FILTER, HAIR_SPREAD, MOUTH_LIMIT, SKIN_COLOUR
-from capricious.render.blend import blend, fading
+from capricious.render.blend import BORDER, blend
 from capricious.render.held_change import HeldChange
 from capricious.render.scan import Scan
-from capricious.render.shape_change import ShapeChange
+from capricious.render.shape_change import NODES, ShapeChange
 from capricious.render.sweep import Variant
 from capricious.render.unalign import STRIP, Unalign, Window
 
@@ -185,15 +185,21 @@ class Placement:
 
     def _move(self, scan: Scan, shift: np.ndarray) -> None:
         """Moves the pixels of a face by what ShapeChange says."""
-        left, top, right, bottom = bounds_of(self._face.quad, *scan.srgb.shape[1::-1])
-        before = scan.part(slice(top, bottom), slice(left, right))
-        corners = self._face.quad.astype(np.float64)
-        to_picture = np.stack([corners[3] - corners[0], corners[1] - corners[0]]) / len(shift)
+        quad = self._face.quad.astype(np.float64)
+        right, down = (quad[3] - quad[0]).astype(np.float32), (quad[1] - quad[0]).astype(np.float32)
+        shift = shift[..., :1] * right + shift[..., 1:] * down
+        left, top, end, bottom = bounds_of(self._face.quad, *scan.srgb.shape[1::-1])
+        before = scan.part(slice(top, bottom), slice(left, end))
         for tile in self._tiles:
-            way, _ = self._kept.get(tile) or self._ground(tile)
-            by = way(shift @ to_picture.astype(np.float32)) * way.coverage[..., None]
-            y, x = np.indices(by.shape[:2], np.float32)
-            scan.move(*_slices(tile), x + by[..., 0] + (tile[0] - left), y + by[..., 1] + (tile[1] - top), before)
+            # From a tile's pixels, centres at whole numbers, to the nodes.
+            centres = np.add(tile[:2], [[0.5, 0.5], [1.5, 0.5], [0.5, 1.5]])
+            origin, across, along = to_crop(centres, quad, NODES)
+            to_nodes = np.stack([across - origin, along - origin, origin], 1)
+            size = tile[2] - tile[0], tile[3] - tile[1]
+            places: np.ndarray = cv2.warpAffine(shift, to_nodes, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            places[..., 0] += np.arange(tile[0] - left, tile[2] - left)
+            places[..., 1] += np.arange(tile[1] - top, tile[3] - top)[:, None]
+            scan.move(*_slices(tile), places, before)
 
     def _recolour(self, onto: Sequence[Scan], targets: Sequence[np.ndarray] | np.ndarray) -> None:
         wanted = [self._checked("target", target).astype(np.float32) for target in targets]
@@ -320,7 +326,9 @@ def sitter_mask(label_map: np.ndarray, size: int, feather: float = FEATHER) -> n
     """Returns the size×size float32 mask, 0…1, of everything but background, soft and 0 at the border."""
     inside = (resize_label_map(label_map, size) != BACKGROUND).astype(np.float32)
     soft = cv2.GaussianBlur(inside, (0, 0), feather * size, borderType=cv2.BORDER_REPLICATE)
-    return soft * fading(size)
+    edge = (np.minimum(np.arange(size), np.arange(size)[::-1]) / (BORDER * size)).clip(0, 1)
+    edge = (edge * edge * (3 - 2 * edge)).astype(np.float32)  # smoothstep
+    return soft * edge[:, None] * edge[None, :]
 
 
 def _box(plane: np.ndarray) -> np.ndarray:

@@ -70,15 +70,16 @@ class Scan:
             below[:] = np.rint(np.clip(below + step * (white / 255), 0.0, white)).astype(below.dtype)
         window[:] = after
 
-    def move(self, rows: slice, columns: slice, x: np.ndarray, y: np.ndarray, before: Scan) -> None:
+    def move(self, rows: slice, columns: slice, places: np.ndarray, before: Scan) -> None:
         """Takes the pixels of a window from elsewhere, in place: bicubic, at the picture's own depth.
 
         Args:
             rows, columns: the window.
-            x, y: h×w float32, where in `before` each pixel comes from, centres at whole numbers. Where that is its own
-                place every value stays.
+            places: h×w×2 float32 (x, y), where in `before` each pixel comes from, centres at whole numbers. Where that
+                is its own place every value stays.
             before: a part of the picture as it was, or all of it.
         """
+        x, y = places[..., 0].copy(), places[..., 1].copy()
         for here, there in ((self.srgb, before.srgb), (self.native, before.native)):
             if here is not None and there is not None:
                 here[rows, columns] = cv2.remap(there, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)

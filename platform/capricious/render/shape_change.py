@@ -18,15 +18,11 @@ from scipy.interpolate import RBFInterpolator
 from capricious.data.records import Face
 from capricious.faces.align import to_crop
 from capricious.faces.attributes import Attributes
-from capricious.render.blend import fading
 
 MEAN_SHAPES = Path(__file__).with_name("mean_shapes.json")
 
 NODES = 32
-"""The spline is evaluated at so many places along a side, and interpolated in between."""
-
-STILL_BORDER = 1 / 32
-"""Width of the strip along the crop's edge in which the movement ends, as a share of its side."""
+"""The spline is evaluated at so many places along a side and one more, from edge to edge; in between it is linear."""
 
 STILL = 8
 """So many places along each border of the crop are held."""
@@ -42,21 +38,22 @@ class ShapeChange:
     """Knows how one face moves with age and gender.
 
     Args:
-        face: its landmarks, quad, pose and attributes; R is the side of its image.
+        face: its landmarks, quad, pose and attributes.
         share: of the mean faces' difference that is wanted.
     """
 
     def __init__(self, face: Face, share: float):
-        self._own, self._size = face.attributes, face.image.shape[0]
+        self._own = face.attributes
         full, none = FACING
         self._share = share * float(np.clip((none - abs(face.pose[0])) / (none - full), 0, 1))
         self._points = to_crop(face.landmarks, face.quad, 1)
         self._spline: np.ndarray | None = None
 
     def __call__(self, attributes: Attributes) -> np.ndarray | None:
-        """Returns from where each pixel of the crop comes, less where it is: R×R×2 float32 (x, y) in crop pixels.
+        """Returns from where what is seen at each node comes, less the node's place, in sides of the crop.
 
-        None: nothing moves, as neither age nor gender changes or the sitter's own are not known.
+        (NODES + 1)×(NODES + 1)×2 float32 (x, y), 0 along the crop's edge. None: nothing moves, as neither age nor
+        gender changes or the sitter's own are not known.
         """
         own, wanted = self._own, attributes
         if self._share == 0 or own.age is None or own.gender is None or wanted.age is None or wanted.gender is None:
@@ -66,8 +63,8 @@ class ShapeChange:
         moved = self._share * (mean_shape(wanted.age, wanted.gender) - mean_shape(own.age, own.gender))
         if self._spline is None:
             self._spline = _spline(self._points)
-        nodes = (self._spline @ moved).reshape(NODES + 1, NODES + 1, 2).astype(np.float32)
-        forth = _enlarged(nodes, self._size) * (fading(self._size, STILL_BORDER)[..., None] * np.float32(self._size))
+        forth = np.zeros((NODES + 1, NODES + 1, 2), np.float32)
+        forth[1:-1, 1:-1] = (self._spline @ moved).reshape(NODES + 1, NODES + 1, 2)[1:-1, 1:-1]
         return _inverse(forth)
 
 
@@ -97,16 +94,10 @@ def _spline(points: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _enlarged(nodes: np.ndarray, size: int) -> np.ndarray:
-    """Returns the values at the centres of size×size pixels of nodes that lie from edge to edge."""
-    at = ((np.arange(size, dtype=np.float32) + 0.5) / size) * (len(nodes) - 1)
-    return cv2.remap(nodes, *np.meshgrid(at, at), cv2.INTER_LINEAR)
-
-
 def _inverse(forth: np.ndarray) -> np.ndarray:
-    """Returns the way back, R×R×2, of pixels that were displaced by `forth`; they go less far than they lie apart."""
+    """Returns the way back of nodes that were displaced by `forth`; they go less far than they lie apart."""
     y, x = np.indices(forth.shape[:2], np.float32)
     back = -forth
     for _ in range(4):
-        back = -cv2.remap(forth, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        back = -cv2.remap(forth, x + NODES * back[..., 0], y + NODES * back[..., 1], cv2.INTER_LINEAR)
     return back
