@@ -64,7 +64,8 @@ def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: f
     """Returns a portrait with a change put back `strength` times over and held (its grid, its colour, hair, eyes and
     mouth): B×3×R×R in −1…1.
 
-    Differentiable; what render/composite.py makes by default of a bundle's pictures, but for its softer edges.
+    Differentiable; what render/composite.py makes by default of a bundle's pictures, but for its softer edges and the
+    change of shape.
 
     Args:
         portrait: B×3×R×R in −1…1.

@@ -2,7 +2,8 @@
 
 A painting has ten times the resolution of the network. What the network knows is the *change* from
 one attribute to another; what only the painting knows is its brushwork, craquelure and canvas. So
-a Placement adds the difference of two renders to the painting instead of replacing pixels.
+a Placement adds the difference of two renders to the painting instead of replacing pixels. Then it moves the painting's
+pixels where a face of the other age has another shape (render/shape_change.py).
 """
 
 from __future__ import annotations
