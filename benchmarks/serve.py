@@ -7,9 +7,10 @@ With the bundle that ships, or another. Every request uploads one of four portra
 slider does; ages do not repeat. All have the faces annotated beforehand, all answer with a PNG of the face at 128 px,
 all have one thread for the model. The raw renderer has full forward passes of one remembered face, and makes no PNG:
 nothing can be faster. Rounds alternate between the services, medians are compared, so that a noisy machine disturbs all
-alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. CPU is that of a service's
-processes, Ray's too, but not the callers': it tells about the same on a busy machine. Then the load is halved, and this
-service's latencies are told. Read the ratios, not the milliseconds.
+alike; peers are stopped (SIGSTOP) while it is not their turn, as LitServe polls its queues. The service without batches
+is measured afterwards: Ray cannot be stopped for a while, and its idle replicas take a share of the cores, too. CPU is
+that of a service's processes, Ray's too, but not the callers': it tells about the same on a busy machine. Then the load
+is halved, and this service's latencies are told. Read the ratios, not the milliseconds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,8 +45,8 @@ from capricious.model.bundle import DEFAULT
 BATCHING, SINGLY, FASTAPI, LITSERVE = "capricious", "capricious, no batching", "fastapi", "litserve"
 
 
-def serve_both(bundle: str, port: int) -> None:
-    """Runs the service with and without batches across requests, as two applications of one Ray Serve."""
+def serve_ours(bundle: str, port: int, max_batch: int) -> None:
+    """Runs the service until it is killed."""
     import ray
     from ray import serve
 
@@ -57,9 +58,7 @@ def serve_both(bundle: str, port: int) -> None:
     os.environ.update({"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"), "RAY_worker_niceness": "0", **PATIENCE})
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    for name, max_batch in (("singly", 1), ("batching", MAX_BATCH)):
-        arguments = PortraitArguments(bundle=bundle, max_batch=max_batch)
-        serve.run(portrait(arguments), name=name, route_prefix=f"/{name}")
+    serve.run(portrait(PortraitArguments(bundle=bundle, max_batch=max_batch)))
     signal.pause()
 
 
@@ -165,19 +164,15 @@ def raw(model: Model, draw: random.Random, seconds: float) -> tuple[float, float
     return count / elapsed, (time.process_time() - used) / count
 
 
-def started(bundle: str) -> Iterator[Service]:
-    """Starts all of them, one after the other, each in a process group of its own: Ray gives up on a busy machine."""
-
-    def run(*command: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, *command], process_group=0)
-
+def started(name: str, bundle: str) -> Service:
+    """Starts one in a process group of its own."""
     here, port = Path(__file__), free_port()
-    ours = run(str(here), "--serve-both", bundle, "--port", str(port))
-    yield Service(BATCHING, port, "/batching/v1/renders", ours)
-    yield Service(SINGLY, port, "/singly/v1/renders", ours)
-    for name in (FASTAPI, LITSERVE):
-        port = free_port()
-        yield Service(name, port, "/render", run(str(here.with_name("serve_peers.py")), name, bundle, str(port)))
+    if name in (FASTAPI, LITSERVE):
+        path, command = "/render", [str(here.with_name("serve_peers.py")), name, bundle, str(port)]
+    else:
+        path, max_batch = "/v1/renders", str(MAX_BATCH if name == BATCHING else 1)
+        command = [str(here), "--bundle", bundle, "--port", str(port), "--max-batch", max_batch]
+    return Service(name, port, path, subprocess.Popen([sys.executable, *command], process_group=0))
 
 
 def turn(service: Service, number: int) -> None:
@@ -186,50 +181,62 @@ def turn(service: Service, number: int) -> None:
         os.killpg(service.process.pid, number)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--seconds", type=float, default=8, help="of each service in each round")
-    for name, default in (("callers", 12), ("rounds", 3)):
-        arguments.add_argument(f"--{name}", type=int, default=default)
-    arguments.add_argument("--bundle", default=DEFAULT)
-    arguments.add_argument("--serve-both", help=argparse.SUPPRESS)
-    arguments.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    options = arguments.parse_args()
-    if options.serve_both:
-        return serve_both(options.serve_both, options.port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+@contextlib.contextmanager
+def running(names: Iterable[str], bundle: str) -> Iterator[list[Service]]:
+    """Starts services one after the other, as Ray gives up on a busy machine, and ends them."""
     services: list[Service] = []
     try:
-        for service in started(options.bundle):
-            services.append(service)
-            service.wait()
-            turn(service, signal.SIGSTOP)
-        model = Model(options.bundle)
-        draw = random.Random(2)
-        raw(model, draw, 1)
-        measured: dict[str, list[tuple[float, float]]] = {}
-        for _ in range(options.rounds):
-            measured.setdefault("raw renderer", []).append(raw(model, draw, options.seconds))
-            for service in services:
-                turn(service, signal.SIGCONT)
-                measured.setdefault(service.name, []).append(service.saturate(options.callers, options.seconds))
-                turn(service, signal.SIGSTOP)
-            print("  ".join(f"{name} {found[-1][0]:.1f}" for name, found in measured.items()), file=sys.stderr)
-        rates = {name: statistics.median(rate for rate, _ in found) for name, found in measured.items()}
-        costs = {name: statistics.median(cost for _, cost in found) for name, found in measured.items()}
-        print(f"{'':26}  {'variants/s':>10}  {'of the raw renderer':>20}  {'ms of CPU a variant':>20}")
-        for name, rate in rates.items():
-            print(f"{name:26}  {rate:>10.2f}  {rate / rates['raw renderer']:>20.2f}  {1000 * costs[name]:>20.0f}")
-        half = rates[BATCHING] / 2
-        latencies = services[0].paced(half, 4 * options.seconds)
-        told = ", ".join(f"p{p} {1000 * np.percentile(latencies, p):.0f} ms" for p in (50, 95, 99))
-        print(f"{BATCHING} at half of that ({half:.2f}/s, {len(latencies)} requests): {told}")
+        for name in names:
+            services.append(started(name, bundle))
+            services[-1].wait()
+            turn(services[-1], signal.SIGSTOP)
+        yield services
     finally:
         for service in services:
             turn(service, signal.SIGKILL)
             service.process.terminate()
         for service in services:
             service.process.wait()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--seconds", type=float, default=8, help="of each service in each round")
+    for name, default in (("callers", 12), ("rounds", 3)):
+        arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--bundle", default=DEFAULT)
+    for name in ("port", "max-batch"):
+        arguments.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.port:
+        return serve_ours(options.bundle, options.port, options.max_batch)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    model = Model(options.bundle)
+    draw = random.Random(2)
+    raw(model, draw, 1)
+    measured: dict[str, list[tuple[float, float]]] = {}
+    told = ""
+    for names in ((BATCHING, FASTAPI, LITSERVE), (SINGLY,)):
+        with running(names, options.bundle) as services:
+            for _ in range(options.rounds):
+                measured.setdefault("raw renderer", []).append(raw(model, draw, options.seconds))
+                for service in services:
+                    turn(service, signal.SIGCONT)
+                    measured.setdefault(service.name, []).append(service.saturate(options.callers, options.seconds))
+                    turn(service, signal.SIGSTOP)
+                print("  ".join(f"{name} {found[-1][0]:.1f}" for name, found in measured.items()), file=sys.stderr)
+            if BATCHING in names:
+                half = statistics.median(rate for rate, _ in measured[BATCHING]) / 2
+                latencies = services[0].paced(half, 4 * options.seconds)
+                told = f"{BATCHING} at half of that ({half:.2f}/s, {len(latencies)} requests): " + ", ".join(
+                    f"p{p} {1000 * np.percentile(latencies, p):.0f} ms" for p in (50, 95, 99)
+                )
+    rates = {name: statistics.median(rate for rate, _ in found) for name, found in measured.items()}
+    costs = {name: statistics.median(cost for _, cost in found) for name, found in measured.items()}
+    print(f"{'':26}  {'variants/s':>10}  {'of the raw renderer':>20}  {'ms of CPU a variant':>20}")
+    for name, rate in rates.items():
+        print(f"{name:26}  {rate:>10.2f}  {rate / rates['raw renderer']:>20.2f}  {1000 * costs[name]:>20.0f}")
+    print(told)
 
 
 if __name__ == "__main__":

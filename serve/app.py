@@ -9,6 +9,7 @@ from the root of the repository. `serve/config.yaml` is the same for `serve depl
 # and with it would find a string and pass a plain dict.
 
 import logging
+import os
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -17,6 +18,7 @@ from capricious.data import storage
 from serve.arguments import PortraitArguments
 from serve.deployments import Annotating, Ingress, Rendering
 from serve.gates import tokens_from_environment
+from serve.proxy import ASKS_AGAIN
 
 log = logging.getLogger("ray.serve")
 
@@ -25,6 +27,17 @@ ONE_LOOP = {
 }
 """Runtime environment of the replicas: our code shares Ray's event loop, which nothing in it holds up, as the work is
 done in threads of its own. Every request is spared two hand-overs between loops, a tenth of its CPU."""
+
+OF_A_RAY_OF_OUR_OWN = {
+    **ASKS_AGAIN,
+    # Ray's own intervals of 0.1 s take a tenth of a core from an idle laptop, and from a busy one, too.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
+}
+"""Environment of a Ray that is started after this module was imported, as `serve run` and `capricious serve` do."""
+
+for name, value in OF_A_RAY_OF_OUR_OWN.items():
+    os.environ.setdefault(name, value)
 
 
 def portrait(arguments: PortraitArguments) -> serve.Application:

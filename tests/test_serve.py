@@ -104,7 +104,7 @@ def replicas(deployment: str) -> list[int]:
 
 @pytest.mark.slow
 def test_replicas_killed_under_load_lose_no_request(client):
-    """Half a minute of load, a replica of the model or of the annotator killed every five seconds."""
+    """Half a minute of load, a replica of the model, the annotator or the only ingress killed every five seconds."""
     stop = threading.Event()
     statuses: list[int] = []
 
@@ -117,7 +117,7 @@ def test_replicas_killed_under_load_lose_no_request(client):
     killed = 0
     with ThreadPoolExecutor(3) as callers:
         futures = [callers.submit(load, 20 + number) for number in range(3)]
-        for deployment in ("Rendering", "Annotating", "Rendering", "Rendering", "Annotating"):
+        for deployment in ("Rendering", "Annotating", "Ingress", "Rendering", "Ingress"):
             time.sleep(5)
             for victim in replicas(deployment)[:1]:  # none while it is being replaced
                 os.kill(victim, signal.SIGKILL)

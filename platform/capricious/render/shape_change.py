@@ -8,7 +8,7 @@ textures", have shape by prototypes).
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import cv2
@@ -30,6 +30,9 @@ STILL = 8
 SMOOTHING = 20 / 128**2
 """Of the spline: a landmark need not be met exactly, and noise of a landmark tears nothing."""
 
+SPLINES = 32
+"""Of so many faces the spline is remembered, 0.6 MB each."""
+
 FACING = 20.0, 45.0
 """Degrees of yaw up to which a face is moved in full, and from which it is not: the mean faces look ahead."""
 
@@ -46,8 +49,8 @@ class ShapeChange:
         self._own = face.attributes
         full, none = FACING
         self._share = share * float(np.clip((none - abs(face.pose[0])) / (none - full), 0, 1))
-        self._points = to_crop(face.landmarks, face.quad, 1)
-        self._spline: np.ndarray | None = None
+        # Rounded, so that they are the same in the picture as in its crop and its preview, and so is their spline.
+        self._points = np.round(to_crop(face.landmarks, face.quad, 1), 4)
 
     def __call__(self, attributes: Attributes) -> np.ndarray | None:
         """Returns from where what is seen at each node comes, less the node's place, in sides of the crop.
@@ -61,10 +64,8 @@ class ShapeChange:
         if (own.age, own.gender) == (wanted.age, wanted.gender):
             return None
         moved = self._share * (mean_shape(wanted.age, wanted.gender) - mean_shape(own.age, own.gender))
-        if self._spline is None:
-            self._spline = _spline(self._points)
         forth = np.zeros((NODES + 1, NODES + 1, 2), np.float32)
-        forth[1:-1, 1:-1] = (self._spline @ moved).reshape(NODES + 1, NODES + 1, 2)[1:-1, 1:-1]
+        forth[1:-1, 1:-1] = (_spline(self._points.tobytes()) @ moved).reshape(NODES + 1, NODES + 1, 2)[1:-1, 1:-1]
         return _inverse(forth)
 
 
@@ -83,13 +84,18 @@ def _mean_shapes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(found["ages"], float), np.array(found["female"]), np.array(found["male"])
 
 
-def _spline(points: np.ndarray) -> np.ndarray:
-    """Returns the matrix (NODES + 1)²×68 that makes displacements of a grid's nodes of those of 68 points."""
+@lru_cache(SPLINES)
+def _spline(points: bytes) -> np.ndarray:
+    """Returns the matrix (NODES + 1)²×68 that makes displacements of a grid's nodes of those of 68 points.
+
+    Kept, as a face is put back into its picture, its crop and its preview, and by a service at many ages.
+    """
+    landmarks = np.frombuffer(points).reshape(-1, 2)
     along = np.linspace(0, 1, STILL + 1)
     border = np.array([(x, y) for x in along for y in along if {x, y} & {0.0, 1.0}])
-    values = np.eye(len(points) + len(border), len(points))
+    values = np.eye(len(landmarks) + len(border), len(landmarks))
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, NODES + 1)] * 2), -1).reshape(-1, 2)
-    spline = RBFInterpolator(np.concatenate([points, border]), values, smoothing=SMOOTHING)
+    spline = RBFInterpolator(np.concatenate([landmarks, border]), values, smoothing=SMOOTHING)
     matrix: np.ndarray = spline(grid)
     return matrix
 
