@@ -30,7 +30,7 @@ done in threads of its own. Every request is spared two hand-overs between loops
 
 OF_A_RAY_OF_OUR_OWN = {
     **ASKS_AGAIN,
-    # Ray's own intervals of 0.1 s take a tenth of a core from an idle laptop, and from a busy one, too.
+    # Ray's own intervals of 0.1 s take a twentieth of a core from an idle laptop, and from a busy one, too.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
 }
