@@ -25,7 +25,7 @@ from serve.batching import Batcher
 from serve.gates import Admission
 from serve.ingress import application
 from serve.pipeline import Annotated, Facts, Finder, load_renderer
-from serve.problems import Problem, overloaded
+from serve.problems import overloaded, unavailable
 from serve.shared_chunks import Group
 
 ATTEMPTS = 5
@@ -127,10 +127,7 @@ class DeployedPipeline:
             except (RayActorError, WorkerCrashedError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
                 died += 1
                 if died == ATTEMPTS:
-                    wait = self._arguments.retry_after_s
-                    detail = f"the model does not answer; try again in {wait} s"
-                    headers = {"Retry-After": str(wait)}
-                    raise Problem(503, "unavailable", detail, stage="server", headers=headers) from error
+                    raise unavailable("the model does not answer", self._arguments.retry_after_s) from error
                 await asyncio.sleep(0.2 * 2**died)
 
 

@@ -93,6 +93,20 @@ def shutting_down(retry_after_s: int) -> Problem:
     return Problem(503, "shutting-down", detail, stage="server", headers={"Retry-After": str(retry_after_s)})
 
 
+def unavailable(what: str, retry_after_s: int | None) -> Problem:
+    """Returns what a caller gets whom a dead part of the service left without an answer.
+
+    Args:
+        what: what happened, without a full stop.
+        retry_after_s: None where it might do harm to ask again.
+    """
+    if retry_after_s is None:
+        detail = f"{what}; it may have been carried out all the same: look before you ask again"
+        return Problem(503, "unavailable", detail, stage="server")
+    detail, headers = f"{what}; try again in {retry_after_s} s", {"Retry-After": str(retry_after_s)}
+    return Problem(503, "unavailable", detail, stage="server", headers=headers)
+
+
 def problem_of(error: Exception) -> Problem:
     """Returns any error as a problem."""
     match error:

@@ -13,7 +13,7 @@ import logging
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.problems import Problem
+from serve.problems import unavailable
 
 log = logging.getLogger("ray.serve")
 
@@ -65,7 +65,10 @@ class AskAgain:
                 break
             log.warning("%s %s: its ingress gave no answer", scope["method"], scope["path"])
             await asyncio.sleep(PAUSE_S * 2**attempt)
-        await _unanswered(harmless).response()(scope, receive, send)
+        problem = unavailable(
+            "the part of the service that had this request stopped", RETRY_AFTER_S if harmless else None
+        )
+        await problem.response()(scope, receive, send)
 
 
 class _Body:
@@ -108,10 +111,3 @@ class _Body:
             self.forget()
         if self._kept is not None:
             self._kept.append(message)
-
-
-def _unanswered(harmless: bool) -> Problem:
-    what = "" if harmless else "; it may have been carried out all the same: look before you ask again"
-    detail = f"the part of the service that had this request stopped{what or f'; try again in {RETRY_AFTER_S} s'}"
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if harmless else {}
-    return Problem(503, "unavailable", detail, stage="server", headers=headers)
