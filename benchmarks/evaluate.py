@@ -133,7 +133,7 @@ def milliseconds(path: str, rounds: int) -> None:
         "mobilenetv2 features": (lambda: features(batch), 8),
         "dlib embedding": (lambda: dlib(batch[:1], points), 1),
         "label map read from a picture": (lambda: reader(image), 1),
-        "perceptual distance": (lambda: perceptual(tensor, tensor), 1),
+        "perceptual distance": (lambda: perceptual.loss(tensor, tensor), 1),
         "SSIM": (lambda: ssim(image, image), 1),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

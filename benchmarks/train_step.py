@@ -9,7 +9,7 @@ have the same layers, losses and optimizer, no swap pass, and random weights: on
 interleaved rounds, so that a noisy machine disturbs all alike; on one that does other work too, the seconds of CPU
 (with --threads 1, where nothing spins) say more than those on the clock. Read the ratios.
 
-On CUDA it adds images/s, TFLOP/s and the share of the peak (--peak-tflops) of our step in bf16 at --batch.
+On CUDA it adds TFLOP/s and the share of the peak (--peak-tflops) of the last of --kinds at --batch.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from capricious.training.config import NetworkConfig, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
 from capricious.training.judges import new_judges
 from capricious.training.networks import new_networks
+from capricious.training.recorded_step import WARM_UP, RecordedStep
 from capricious.training.step import GanStep
 from capricious.training.strategy import create
 
@@ -182,7 +183,9 @@ class TextbookStep:
         loss = w.gan * losses.hinge_generator(of_fake)
         loss = loss + w.feature_matching * losses.feature_matching(of_real, of_fake)
         loss = (
-            loss + w.perceptual * self.perceptual(fake, batch.image) + w.kl * losses.kl_divergence(mean, log_variance)
+            loss
+            + w.perceptual * self.perceptual.loss(fake, batch.image)
+            + w.kl * losses.kl_divergence(mean, log_variance)
         )
         loss.backward()
         self.optimizer_g.step()
@@ -221,7 +224,8 @@ class OurStep:
         self.autoencoder = spread.player(autoencoder, config.lr_generator)
         self.ema.network.to(spread.processes.device)
         judges = new_judges(config, spread.processes.device)
-        self.step = GanStep(config, self.autoencoder, spread.player(discriminator, config.lr_discriminator), judges)
+        step = GanStep(config, self.autoencoder, spread.player(discriminator, config.lr_discriminator), judges)
+        self.step = RecordedStep(step) if config.cuda_graphs else step
         self.images_seen = 0
 
     def __call__(self, batch: Batch) -> None:
@@ -301,7 +305,8 @@ def compare(width: int, batch: Batch, rounds: int, device: str, kinds: list[str]
             else OurStep(our_config(width, count, device, **KINDS[kind]))
         )
     for step in variants.values():
-        step(batch)  # once for nothing: kernels are chosen, optimizers make their state
+        for _ in range(WARM_UP + 2 if device == "cuda" else 1):  # kernels are chosen, optimizers make their state
+            step(batch)
     times: dict[str, list[Seconds]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, step in variants.items():
@@ -319,6 +324,13 @@ KINDS: dict[str, dict[str, object]] = {
     "ours, bf16": {"channels_last": True, "precision": "bf16"},
     "ours, with swap": {"channels_last": True, "swap": SwapConfig(probability=1.0)},
     "ours, bf16, compiled": {"channels_last": True, "precision": "bf16", "compile": True},
+    "ours, bf16, recorded": {"channels_last": True, "precision": "bf16", "cuda_graphs": True},
+    "ours, bf16, compiled, recorded": {
+        "channels_last": True,
+        "precision": "bf16",
+        "compile": True,
+        "cuda_graphs": True,
+    },
 }
 
 
@@ -359,9 +371,11 @@ def main() -> None:
             # Counted without patches: what the same mathematics costs in full.
             changes = {**KINDS["ours, bf16"], "distinct_share": 0.0}
             work = flops(OurStep(our_config(width, options.batch, "cuda", **changes)), batch)
-            tflops = work / medians["ours, bf16"].wall / 1e12
+            tflops = work / medians[options.kinds[-1]].wall / 1e12
             share = f"{tflops / options.peak_tflops:.1%} of {options.peak_tflops:g}"
-            print(f"{work / options.batch / 1e9:.0f} GFLOP an image; bf16: {tflops:.0f} TFLOP/s, {share}")
+            print(
+                f"{work / options.batch / 1e9:.0f} GFLOP an image; {options.kinds[-1]}: {tflops:.0f} TFLOP/s, {share}"
+            )
 
 
 def profile(kind: str, width: int, batch: Batch, device: str) -> None:

@@ -43,7 +43,7 @@ def tensor(image: np.ndarray) -> torch.Tensor:
 
 def test_perceptual_loss_is_zero_for_the_same_picture_and_grows_with_damage(perceptual, face):
     noise = torch.randn(face.shape, generator=torch.Generator().manual_seed(0))
-    losses = [perceptual(face + s * noise, face).item() for s in (0.0, 0.05, 0.2, 0.8)]
+    losses = [perceptual.loss(face + s * noise, face).item() for s in (0.0, 0.05, 0.2, 0.8)]
     assert losses[0] == 0.0
     assert losses == sorted(losses) and losses[1] > 0.01
 
@@ -52,13 +52,13 @@ def test_deep_features_know_a_shifted_photograph_from_noise(perceptual):
     photo = tensor(astronaut()[0:256, 100:356])
     shifted = tensor(astronaut()[16:272, 116:372])
     noise = torch.rand(photo.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    deep = [perceptual.features(x)[-1].mean((2, 3))[0] for x in (photo, shifted, noise)]
+    deep = [perceptual(x)[-1].mean((2, 3))[0] for x in (photo, shifted, noise)]
     near, far = (torch.cosine_similarity(deep[0], other, 0).item() for other in deep[1:])
     assert near > 0.9 > 0.6 > far
 
 
 def test_features_are_of_order_one(perceptual, face):
-    for feature in perceptual.features(face):
+    for feature in perceptual(face):
         assert 0.3 < feature.mean() < 3.0
 
 
@@ -75,8 +75,7 @@ def test_vgg_agrees_with_onnxruntime(perceptual):
     caffe = photo[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
     expected = session.run([name], {"input": caffe[None]})[0]
     found = (
-        perceptual.features(torch.from_numpy(photo / 127.5 - 1.0).permute(2, 0, 1)[None])[-1]
-        * NETWORKS["vgg16"].activations[-1]
+        perceptual(torch.from_numpy(photo / 127.5 - 1.0).permute(2, 0, 1)[None])[-1] * NETWORKS["vgg16"].activations[-1]
     )
     assert np.abs(found.numpy() - expected).max() < 1e-3 * expected.max()
 
@@ -94,7 +93,7 @@ def test_vgg19_is_read_from_torchvisions_layout_and_compared_where_spade_does(tm
     torch.save({f"features.{name}": value for name, value in features.state_dict().items()}, path)
     monkeypatch.setattr(weights, "fetch", lambda name: {"vgg19": path}[name])
 
-    found = PerceptualLoss("vgg19").features(photo := torch.rand(1, 3, 32, 32) * 2 - 1)
+    found = PerceptualLoss("vgg19")(photo := torch.rand(1, 3, 32, 32) * 2 - 1)
 
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     x, expected = ((photo + 1) / 2 - mean) / deviation, []
@@ -107,7 +106,7 @@ def test_vgg19_is_read_from_torchvisions_layout_and_compared_where_spade_does(tm
 
 
 def test_judges_are_frozen_but_pass_gradients_to_the_picture(perceptual, estimator, face):
-    for judge in (lambda x: perceptual(x, face), lambda x: estimator(x)[0].sum(), lambda x: estimator(x)[1].sum()):
+    for judge in (lambda x: perceptual.loss(x, face), lambda x: estimator(x)[0].sum(), lambda x: estimator(x)[1].sum()):
         x = (0.9 * face).requires_grad_()
         judge(x).backward()
         assert x.grad.abs().sum() > 0

@@ -291,10 +291,10 @@ def test_generator_runs_once_and_discriminator_is_frozen_in_its_step():
     grads = {}
     update = step.autoencoder.update
 
-    def watched(loss, scale):
+    def watched(loss):
         weights = {k: v.clone() for k, v in discriminator.named_parameters()}
         discriminator.zero_grad()
-        update(loss, scale)
+        update(loss)
         grads.update({k: v.grad for k, v in discriminator.named_parameters()})
         assert all(torch.equal(v, weights[k]) for k, v in discriminator.named_parameters())
 
@@ -310,7 +310,7 @@ def test_generator_runs_once_and_discriminator_is_frozen_in_its_step():
 def test_discriminator_update_leaves_the_generator_alone():
     config = tiny_config()
     step = game(config)
-    step.autoencoder.update = lambda loss, scale: None
+    step.autoencoder.update = lambda loss: None
     step(source().batch(0), draws(config))
     assert all(p.grad is None for p in step.autoencoder.module.parameters())
 
@@ -540,7 +540,7 @@ def test_lazy_penalty_comes_every_few_steps_and_counts_for_all_of_them():
     step, batch = game(config), source().batch(0)
     losses_of = []
     update = step.discriminator.update
-    step.discriminator.update = lambda loss, scale: (losses_of.append(loss.item()), update(loss, scale))
+    step.discriminator.update = lambda loss: (losses_of.append(loss.item()), update(loss))
     logs = [step(batch, draws(config, 4 * seen), discriminator_steps=2) for seen in range(5)]
     assert ["r1" in log for log in logs] == [True, False, False, False, True]
     # Of the two updates of a step the first has it: hinge loss + γ/2 · 4 · penalty. (log has the second one's hinge.)

@@ -54,6 +54,8 @@ class TrainParserConfig:
     """Training processes."""
     gpus: bool = False
     """Give each training process one GPU."""
+    loaders: int = 0
+    """Processes that wear pictures for each training process; 0: a thread, enough for a CPU. A GPU takes a dozen."""
     max_failures: int = 3
     """Restart the training from its checkpoint after so many failures, then give up."""
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -65,6 +67,8 @@ class TrainParserConfig:
             raise ConfigError(f"out must be a folder that all nodes share, found: {self.out}")
         if not 0.0 < self.test_share < 1.0:
             raise ConfigError(f"test_share must be above 0 and below 1, found: {self.test_share}")
+        if self.loaders < 0:
+            raise ConfigError(f"loaders must be at least 0, found: {self.loaders}")
         if self.workers < 1 or self.distill.batch_size % self.workers:
             raise ConfigError(
                 f"workers must divide distill.batch_size {self.distill.batch_size}, found: {self.workers}"
@@ -168,7 +172,9 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
     config: TrainParserConfig = settings["config"]
     out = Path(settings["out"])  # absolute: workers have other working directories
     targets = read_targets(settings["folders"], "train")
-    average = distill(config.distill, targets, out, device="cuda" if config.gpus else "cpu", report=report)
+    average = distill(
+        config.distill, targets, out, device="cuda" if config.gpus else "cpu", loaders=config.loaders, report=report
+    )
     if ray.train.get_context().get_world_rank() == 0:
         save_unet(average, out / PARSER)
         measures = measure_parser(out / PARSER, settings["folders"])

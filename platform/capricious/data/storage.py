@@ -12,8 +12,6 @@ from functools import lru_cache
 from typing import BinaryIO, cast
 
 import fsspec
-import s3fs
-from botocore.exceptions import ClientError, ConnectionError, EndpointConnectionError, HTTPClientError
 from fsspec.implementations.local import LocalFileSystem
 
 from capricious.errors import CapriciousError
@@ -34,6 +32,8 @@ def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
     # fsspec's memory of instances ignores the environment: it would answer with the store of an earlier endpoint.
     filesystem = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     if scheme == "s3":
+        import s3fs  # not on a bare GPU machine, which trains from local files
+
         filesystem.retries = S3_ATTEMPTS
         s3fs.core.set_custom_error_handler(_may_pass)
     return filesystem
@@ -41,6 +41,8 @@ def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
 
 def _may_pass(error: Exception) -> bool:
     """Says whether a store that answered so, or not at all, is worth asking again: it is busy, or being restarted."""
+    from botocore.exceptions import ClientError, ConnectionError, EndpointConnectionError, HTTPClientError
+
     if isinstance(error, ClientError):
         return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, 500, 502, 503, 504)
     return isinstance(error, ConnectionError | EndpointConnectionError | HTTPClientError)

@@ -198,5 +198,5 @@ class Measurer:
         if self._perceptual:
             pair = torch.from_numpy(np.stack([picture, original]).transpose(0, 3, 1, 2) / np.float32(127.5) - 1.0)
             with torch.inference_mode():
-                found["perceptual"] = float(self._perceptual(pair[:1], pair[1:]))
+                found["perceptual"] = float(self._perceptual.loss(pair[:1], pair[1:]))
         return found

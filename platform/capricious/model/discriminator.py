@@ -13,7 +13,7 @@ from capricious.faces.attributes import VECTOR_SIZE
 from capricious.faces.label_map import CLASSES
 from capricious.model.checks import check_positive
 from capricious.model.conditioning import AttributeEmbedding
-from capricious.model.layers import SLOPE, check_label_map, convolution, linear, one_hot
+from capricious.model.layers import SLOPE, NormActivation, check_label_map, convolution, linear, one_hot
 
 Features = list[list[Tensor]]
 """For each scale, largest first: the outputs of each layer, the last of them the logits B×1×h×w."""
@@ -55,7 +55,7 @@ class PatchDiscriminator(nn.Module):
         for inputs, outputs, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             # No bias: the instance norm would subtract it again.
             conv = convolution(inputs * width, outputs * width, 4, stride=stride, padding=2, bias=False, spectral=True)
-            self.layers.append(nn.Sequential(conv, nn.InstanceNorm2d(outputs * width), nn.LeakyReLU(SLOPE)))
+            self.layers.append(nn.Sequential(conv, NormActivation()))
         self.logits = convolution(8 * width, 1, 4, padding=2)
         self.embedding: nn.Module | None = None
         if config.projection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from capricious.model.checks import check_choice, check_positive
 from capricious.model.generator import RESOLUTIONS
-from capricious.model.layers import SLOPE, convolution, linear
+from capricious.model.layers import NormActivation, convolution, linear
 
 LAST = 4
 """Side of the last feature map, at every resolution."""
@@ -50,17 +51,15 @@ class StyleEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, spectral: bool = True):
         super().__init__()
         self.config = config
-        layers: list[nn.Module] = []
+        layers: dict[str, nn.Module] = {}
         inputs = 3
-        for outputs in config.channels():
+        for i, outputs in enumerate(config.channels()):
             # No bias: the instance norm would subtract it again.
-            layers += [
-                convolution(inputs, outputs, 3, stride=2, padding=1, bias=False, spectral=spectral),
-                nn.InstanceNorm2d(outputs),
-                nn.LeakyReLU(SLOPE),
-            ]
+            conv = convolution(inputs, outputs, 3, stride=2, padding=1, bias=False, spectral=spectral)
+            # Bundles have these names, of a time when norm and activation were two layers.
+            layers |= {f"{3 * i}": conv, f"{3 * i + 1}": NormActivation()}
             inputs = outputs
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(OrderedDict(layers))
         self.mean = linear(inputs * LAST * LAST, config.latent)
         self.log_variance = linear(inputs * LAST * LAST, config.latent)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import instance_norm, leaky_relu
 from torch.nn.utils import parametrizations, parametrize
 
 from capricious.faces.label_map import CLASSES
@@ -16,6 +18,9 @@ INIT_GAIN = 0.02
 
 SLOPE = 0.2
 """Negative slope of every leaky ReLU."""
+
+EPSILON = 1e-5
+"""Added to the variance in every norm."""
 
 _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 
@@ -47,6 +52,19 @@ def _prepare(layer: _Layer, spectral: bool) -> _Layer:
         nn.init.zeros_(layer.bias)
     # Only now: the power iteration should start on the weight that training starts from.
     return cast(_Layer, parametrizations.spectral_norm(layer)) if spectral else layer
+
+
+class NormActivation(nn.Module):
+    """Instance norm without parameters, then leaky ReLU. A layer of its own, so that they can be compiled as one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: B×C×H×W, any floating type. Returns the same."""
+        if torch.compiler.is_dynamo_compiling():
+            # PyTorch's own computes with planes one behind the other, and so would what follows: for a network in
+            # channels_last a copy before and after each norm.
+            variance, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
+            return leaky_relu((x - mean) * torch.rsqrt(variance + EPSILON), SLOPE).to(x.dtype)
+        return leaky_relu(instance_norm(x, eps=EPSILON), SLOPE)
 
 
 @torch.no_grad()
@@ -87,6 +105,13 @@ def load_plain_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     missing = [name for name in found.missing_keys if ".parametrizations." not in name]
     if missing or found.unexpected_keys:
         raise RuntimeError(f"missing: {', '.join(missing)}; unexpected: {', '.join(found.unexpected_keys)}")
+
+
+@cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns numbers as a tensor on a device: copied there once, as a copy makes a GPU wait. Not to be written to."""
+    with torch.inference_mode(False):  # or training could not use what a renderer asked for first
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def shrink_labels(label_map: Tensor, size: int) -> Tensor:

@@ -66,7 +66,7 @@ def hinge_fake(features: Features, weight: Tensor | None = None) -> Tensor:
 
 def hinge_generator(fake: Features) -> Tensor:
     """Hinge loss of the generator: −E[D(fake)], mean over scales."""
-    return torch.stack([-scale[-1].mean() for scale in fake]).mean()
+    return torch.stack([-scale[-1].float().mean() for scale in fake]).mean()
 
 
 def feature_matching(real: Features, fake: Features) -> Tensor:
@@ -76,7 +76,7 @@ def feature_matching(real: Features, fake: Features) -> Tensor:
     gradient flows into `real`.
     """
     losses = [
-        torch.stack([l1_loss(f, r.detach()) for r, f in zip(rs[:-1], fs[:-1], strict=True)]).sum()
+        torch.stack([l1_loss(f.float(), r.detach().float()) for r, f in zip(rs[:-1], fs[:-1], strict=True)]).sum()
         for rs, fs in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).mean()

@@ -95,7 +95,7 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("deviations", torch.tensor(self.network.deviations).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
-    def features(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the compared layers of B×3×H×W RGB pictures in −1…1; VGG16's have a mean activation of about 1."""
         x = image.flip(1) if self.network.bgr else image
         x = ((x + 1.0) * self.network.scale - self.means) / self.deviations
@@ -108,15 +108,15 @@ class PerceptualLoss(nn.Module):
         return features
 
     def compare(self, fake: list[Tensor], real: list[Tensor]) -> Tensor:
-        """Returns the scalar loss between the features of two batches, a mean over the batch."""
+        """Returns the scalar loss between the features of two batches, a mean over the batch, float32."""
         pairs = zip(self.network.layer_weights, fake, real, strict=True)
-        return torch.stack([weight * l1_loss(f, r) for weight, f, r in pairs]).sum()
+        return torch.stack([weight * l1_loss(f.float(), r.float()) for weight, f, r in pairs]).sum()
 
-    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+    def loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """Returns the scalar loss between two batches of pictures; no gradient flows into `real`."""
         with torch.no_grad():
-            wanted = self.features(real)
-        return self.compare(self.features(fake), wanted)
+            wanted = self(real)
+        return self.compare(self(fake), wanted)
 
 
 def _read_vgg16() -> list[tuple[Tensor, Tensor]]:

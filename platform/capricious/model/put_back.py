@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 from capricious.faces.image import LUMA
 from capricious.faces.label_map import BACKGROUND, EYES, HAIR, MOUTH
+from capricious.model.layers import constant
 
 GRID_FILTER = (-1 / 16, 4 / 16, 10 / 16, 4 / 16, -1 / 16)
 """Taps along rows and columns that a change passes: nothing is left of what repeats every two pixels, 3/4 of what
@@ -73,8 +74,8 @@ def exaggerate(portrait: Tensor, label_map: Tensor, changed: Tensor, strength: f
         changed: B×3×R×R in −1…1, as `put_back` or a refinement network returns it.
         strength: above 0; 1 is the change itself.
     """
-    change = strength * _filtered(changed - portrait, changed.new_tensor(GRID_FILTER))
-    luma = change.new_tensor(LUMA).view(1, 3, 1, 1)
+    change = strength * _filtered(changed - portrait, constant(GRID_FILTER, changed.dtype, changed.device))
+    luma = constant(tuple(LUMA.tolist()), change.dtype, change.device).view(1, 3, 1, 1)
     shade = (change * luma).sum(1, keepdim=True)
     light = (portrait * luma).sum(1, keepdim=True)
     colour, own = change - shade, portrait - light

@@ -39,10 +39,12 @@ class SPADE(nn.Module):
         hidden: channels of h.
         norm: "batch" or "instance".
         embedding: size of the attribute embedding, 0 for a layer without attribute affine.
+        activation: end with a leaky ReLU, which is then compiled as one with the rest.
     """
 
-    def __init__(self, channels: int, hidden: int, norm: str, embedding: int = 0):
+    def __init__(self, channels: int, hidden: int, norm: str, embedding: int = 0, activation: bool = False):
         super().__init__()
+        self.activation = activation
         if norm == "batch":
             self.norm: nn.Module = nn.BatchNorm2d(channels, affine=False)
         else:
@@ -83,11 +85,11 @@ class SPADE(nn.Module):
         if self.affine is not None:
             scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
             y = torch.addcmul(shift, y, 1.0 + scale)
-        return y
+        return leaky_relu(y, SLOPE) if self.activation else y
 
 
 class SPADEResBlock(nn.Module):
-    """skip(x) + two times [SPADE, leaky ReLU, 3×3 convolution]; the skip is learned where ci ≠ co.
+    """skip(x) + two times [SPADE with leaky ReLU, 3×3 convolution]; the skip is learned where ci ≠ co.
 
     Args:
         inputs, outputs: ci and co; the middle has min(ci, co) channels.
@@ -112,10 +114,10 @@ class SPADEResBlock(nn.Module):
         super().__init__()
         middle = min(inputs, outputs)
         self.resolution = resolution
-        self.spade_1 = SPADE(inputs, hidden, norm, embedding)
+        self.spade_1 = SPADE(inputs, hidden, norm, embedding, activation=True)
         # No bias, for the same reason: the norm of spade_2 would subtract it again.
         self.conv_1 = convolution(inputs, middle, 3, padding=1, bias=False, spectral=spectral)
-        self.spade_2 = SPADE(middle, hidden, norm, embedding)
+        self.spade_2 = SPADE(middle, hidden, norm, embedding, activation=True)
         self.conv_2 = convolution(middle, outputs, 3, padding=1, bias=bias, spectral=spectral)
         self.learned_skip = inputs != outputs
         if self.learned_skip:
@@ -129,8 +131,8 @@ class SPADEResBlock(nn.Module):
 
     def forward(self, x: Tensor, modulations: Iterator[Modulation], embedding: Tensor | None = None) -> Tensor:
         """x: B×ci×H×W; takes one item of `modulations` per SPADE layer. Returns B×co×H×W."""
-        d = self.conv_1(leaky_relu(self.spade_1(x, next(modulations), embedding), SLOPE))
-        d = self.conv_2(leaky_relu(self.spade_2(d, next(modulations), embedding), SLOPE))
+        d = self.conv_1(self.spade_1(x, next(modulations), embedding))
+        d = self.conv_2(self.spade_2(d, next(modulations), embedding))
         if self.learned_skip:
             x = self.conv_skip(self.spade_skip(x, next(modulations), embedding))
         return x + d

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from capricious.faces.attributes import EMOTIONS, GLASSES, VECTOR_FIELDS, VECTOR_SIZE
+from capricious.model.layers import constant
 from capricious.training import estimator_view, painterly, pair_augment
 
 AGE, GENDER = VECTOR_FIELDS.index("age/100"), VECTOR_FIELDS.index("gender")
@@ -22,7 +23,7 @@ AGE_KNOWN, GENDER_KNOWN = VECTOR_FIELDS.index("known:age"), VECTOR_FIELDS.index(
 
 # Which known bit each entry of the attribute vector depends on: 1 age, 1 gender, 3 glasses, 1 smile, 8 emotions.
 _GROUP_SIZES = (1, 1, len(GLASSES), 1, len(EMOTIONS))
-_GROUP_OF = torch.tensor([g for g, n in enumerate(_GROUP_SIZES) for _ in range(n)] + list(range(len(_GROUP_SIZES))))
+_GROUP_OF = (*(g for g, n in enumerate(_GROUP_SIZES) for _ in range(n)), *range(len(_GROUP_SIZES)))
 assert len(_GROUP_OF) == VECTOR_SIZE
 
 
@@ -123,7 +124,7 @@ def drop_attributes(attributes: torch.Tensor, dropped: torch.Tensor) -> torch.Te
 
     So the network learns to fill in what a user leaves out, and datasets without a label do not stand apart.
     """
-    return attributes.masked_fill(dropped[:, _GROUP_OF.to(dropped.device)], 0.0)
+    return attributes.masked_fill(dropped[:, constant(_GROUP_OF, torch.int64, dropped.device)], 0.0)
 
 
 def request(attributes: torch.Tensor, draws: Draws) -> torch.Tensor:

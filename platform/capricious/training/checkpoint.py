@@ -45,6 +45,7 @@ FREE_FIELDS = frozenset(
         "num_workers",
         "memory_budget_gb",
         "compile",
+        "cuda_graphs",
         "channels_last",
         "device",
     }

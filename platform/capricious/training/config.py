@@ -226,7 +226,9 @@ class TrainingConfig:
     channels_last: bool = False
     """Keep pictures as NHWC: faster in bf16 on GPUs and on CPUs."""
     compile: bool = False
-    """Run the networks through torch.compile; costs minutes at the start."""
+    """Let torch.compile fuse what lies between the convolutions (training/compiled.py); costs a minute at the start."""
+    cuda_graphs: bool = False
+    """Record each kind of step once on a CUDA device and replay it, without Python (training/recorded_step.py)."""
     distinct_share: float | Literal["auto"] = "auto"
     """Compute modulations once per distinct label patch at resolutions where at most this share of the patches is
     distinct (model/patches.py): 0 never, 1 always. auto: where it is faster on a CPU; never on CUDA, where finding
@@ -273,6 +275,13 @@ class TrainingConfig:
             raise ConfigError(
                 "training.r1.weight must be 0 with zero_stage 3: a gradient of a gradient cannot pass through weights "
                 "that ZeRO-3 gathers and drops again; use zero_stage 2"
+            )
+        if self.cuda_graphs and (
+            self.strategy != "plain" or self.device == "cpu" or self.distinct_share not in (0, "auto")
+        ):
+            raise ConfigError(
+                "training.cuda_graphs needs --training.strategy plain, a CUDA device and no distinct patches, found: "
+                f"strategy {self.strategy}, device {self.device}, distinct_share {self.distinct_share}"
             )
         if self.max_minutes is not None:
             _check_positive("max_minutes", self.max_minutes)

@@ -14,6 +14,7 @@ from capricious.model.openface import OpenFace
 from capricious.model.perceptual import PerceptualLoss
 from capricious.training.age_curve import AgeCurve, age_curves
 from capricious.training.batches import BatchSource
+from capricious.training.compiled import compile_pieces
 from capricious.training.config import TrainingConfig
 
 
@@ -69,6 +70,8 @@ def new_judges(config: TrainingConfig, device: torch.device) -> Judges:
         judge.to(device)
         if config.channels_last:
             judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.compile:
+            compile_pieces(judge)
     return judges
 
 

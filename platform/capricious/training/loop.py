@@ -30,6 +30,7 @@ from capricious.training.observers import Observer
 from capricious.training.outputs import Outputs
 from capricious.training.pace import Pace
 from capricious.training.progress import Meter
+from capricious.training.recorded_step import RecordedStep
 from capricious.training.score import Scorer, held_out_scorer
 from capricious.training.state import TrainingState
 from capricious.training.step import GanStep
@@ -136,7 +137,8 @@ class Run:
         )
         ema.network.to(device)
         judges = calibrated(new_judges(config, device), config, self.source)
-        self.step = GanStep(config, self.state.autoencoder, self.state.discriminator, judges)
+        step = GanStep(config, self.state.autoencoder, self.state.discriminator, judges)
+        self.step = RecordedStep(step) if config.cuda_graphs else step
         # With learns refinement the generator stays, and so would this score.
         if self.processes.rank == 0 and config.learns == "all":
             reconstruction = held_out_scorer(data, config.resolution, device)
@@ -201,7 +203,9 @@ class Run:
         ramp = min(1.0, (seen + config.batch_size) / (config.lr_ramp_kimg * 1000)) if config.lr_ramp_kimg else 1.0
         mine = draws.part(self.processes.rank, self.processes.world_size).to(self.processes.device)
         pace = state.pace
-        losses = self.step(batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment, lr_scale=ramp)
+        for player in (state.autoencoder, state.discriminator):
+            player.scale_rate(ramp)
+        losses = self.step(batch, mine, discriminator_steps=pace.steps, augment_probability=pace.augment)
         state.images_seen += config.batch_size
         pace.observe(losses)
         with state.autoencoder.gathered():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from capricious.faces.label_map import CLASSES
+from capricious.model.layers import constant
 from capricious.training.config import PairAugmentConfig
 
 OUTSIDE = len(CLASSES)
@@ -26,7 +27,7 @@ CUTOUT = 1 / 2
 
 
 def augment_pairs(
-    label_map: Tensor, image: Tensor, numbers: Tensor, probability: float, config: PairAugmentConfig
+    label_map: Tensor, image: Tensor, numbers: Tensor, probability: float | Tensor, config: PairAugmentConfig
 ) -> tuple[Tensor, Tensor]:
     """Returns augmented (label map, image); what moves one moves the other.
 
@@ -38,7 +39,8 @@ def augment_pairs(
         config: which transforms take part.
     """
     gate = numbers[:, :4] < probability
-    gate = gate & torch.tensor([config.flip, config.colour, config.translation, config.cutout], device=gate.device)
+    used = (config.flip, config.colour, config.translation, config.cutout)
+    gate = gate & constant(used, torch.bool, gate.device)
     values = numbers[:, 4:]
     # Half of the flips are none: otherwise a probability of 1 would show all pictures mirrored.
     mirrored = gate[:, 0] & (values[:, 0] < 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from capricious.model.perceptual import PerceptualLoss
 from capricious.training import augment
 from capricious.training.augment import GENDER, GENDER_KNOWN, Draws
 from capricious.training.batches import Batch
+from capricious.training.compiled import as_it_is, compiled, uncompiled
 from capricious.training.config import PairAugmentConfig, TrainingConfig
 from capricious.training.estimator_view import estimator_view
 from capricious.training.judges import Judges
@@ -50,6 +51,10 @@ class GanStep:
         self.autoencoder, self.discriminator = autoencoder, discriminator
         self.judges = judges
         self._reconstructs = config.learns == "all"
+        # Compiled, these read the features of two batches once; as written, there are four passes over them.
+        fused = compiled if config.compile else as_it_is
+        self._feature_matching = fused(losses.feature_matching)
+        self._compare = None if judges.perceptual is None else fused(judges.perceptual.compare)
         self._weights = {
             **vars(config.loss),
             "pixel": config.pixel,
@@ -64,10 +69,11 @@ class GanStep:
         draws: Draws,
         *,
         discriminator_steps: int = 1,
-        augment_probability: float = 0.0,
-        lr_scale: float = 1.0,
+        augment_probability: float | Tensor = 0.0,
     ) -> dict[str, Tensor]:
         """Updates both players once (the discriminator `discriminator_steps` times).
+
+        With a tensor as `augment_probability`, 0 too, the pairs are always augmented: nobody looks at its value.
 
         Returns:
             Detached scalars: every loss by name, unweighted; "share/NAME", how much of the generator's loss each
@@ -93,10 +99,14 @@ class GanStep:
         judged = self._judged(renders, real, label_map, own, requested, draws, augment_probability)
         log: dict[str, Tensor] = {}
         for i in range(discriminator_steps):
-            regularized = i == 0 and draws.step % self.config.r1.every == 0 and self.config.r1.weight > 0
-            log |= self._update_discriminator(judged, sitters, lr_scale, regularized)
-        log |= self._update_autoencoder(judged, renders, sitters, draws, lr_scale)
+            regularized = i == 0 and self.regularizes(draws)
+            log |= self._update_discriminator(judged, sitters, regularized)
+        log |= self._update_autoencoder(judged, renders, sitters, draws)
         return {name: value.detach() for name, value in log.items()}
+
+    def regularizes(self, draws: Draws) -> bool:
+        """Whether R1 is due in the step of these draws."""
+        return draws.step % self.config.r1.every == 0 and self.config.r1.weight > 0
 
     def _judged(
         self,
@@ -106,7 +116,7 @@ class GanStep:
         own: Tensor,
         requested: Tensor | None,
         draws: Draws,
-        probability: float,
+        probability: float | Tensor,
     ) -> _Judged:
         """Gathers what the discriminator sees: reconstruction and swap, where they learn, as fakes alike, each with
         what was asked."""
@@ -117,15 +127,13 @@ class GanStep:
             fakes, asked = [*fakes, renders.swapped], [*asked, hidden]
         fake = _Pairs(torch.cat([label_map] * len(fakes)), torch.cat(fakes), torch.cat(asked))
         true = _Pairs(label_map, real, own)
-        if probability:
+        if isinstance(probability, Tensor) or probability > 0:
             # The same to a portrait and to what was made of it: feature matching compares them place by place.
             fake = fake.augmented(draws.pair.repeat(len(fakes), 1), probability, self.config.augment)
             true = true.augmented(draws.pair, probability, self.config.augment)
         return _Judged(fake, true)
 
-    def _update_discriminator(
-        self, judged: _Judged, sitters: Sitters, lr_scale: float, regularized: bool
-    ) -> dict[str, Tensor]:
+    def _update_discriminator(self, judged: _Judged, sitters: Sitters, regularized: bool) -> dict[str, Tensor]:
         fake, real = judged
         shown = [fake._replace(image=fake.image.detach()), real]
         if self.config.mismatched:
@@ -139,7 +147,7 @@ class GanStep:
                 torch.cat([pairs.image.to(fake.image.dtype) for pairs in shown]),
                 torch.cat([pairs.attributes for pairs in shown]),
             )
-        of_fake, of_real, *of_mismatched = _apart(features, [len(pairs.image) for pairs in shown])
+        of_fake, of_real, *of_mismatched = _logits_apart(features, [len(pairs.image) for pairs in shown])
         loss = losses.hinge_discriminator(of_real, of_fake)
         log = {"discriminator": loss}
         if of_mismatched:
@@ -150,7 +158,7 @@ class GanStep:
         if regularized:
             log["r1"] = self._gradient_penalty(real)
             loss = loss + 0.5 * self.config.r1.weight * self.config.r1.every * log["r1"]
-        self.discriminator.update(loss, lr_scale)
+        self.discriminator.update(loss)
         logits = {"real": [scale[-1] for scale in of_real], "fake": [scale[-1] for scale in of_fake]}
         log |= {f"logits/{name}": _mean_over_scales(values) for name, values in logits.items()}
         return log | {"logits/real_sign": _mean_over_scales([values.sign() for values in logits["real"]])}
@@ -159,17 +167,18 @@ class GanStep:
         # In float32: a squared gradient of bfloat16 logits is noise. Through the bare module, whose gradients meet
         # those of the hinge loss in one backward pass.
         image = real.image.detach().float().requires_grad_()
-        return losses.gradient_penalty(self.discriminator.module(real.label_map, image, real.attributes), image)
+        with uncompiled() if self.config.compile else nullcontext():  # what is compiled has no second derivative
+            return losses.gradient_penalty(self.discriminator.module(real.label_map, image, real.attributes), image)
 
     def _update_autoencoder(
-        self, judged: _Judged, renders: Renders, sitters: Sitters, draws: Draws, lr_scale: float
+        self, judged: _Judged, renders: Renders, sitters: Sitters, draws: Draws
     ) -> dict[str, Tensor]:
         of_fake, of_real = self._judgement(judged)
         terms = {"gan": losses.hinge_generator(of_fake)}
         if self._reconstructs:
             of_reconstruction = [[layer[: len(sitters.image)] for layer in scale] for scale in of_fake]
             terms |= {
-                "feature_matching": losses.feature_matching(of_real, of_reconstruction),
+                "feature_matching": self._feature_matching(of_real, of_reconstruction),
                 "kl": losses.kl_divergence(renders.mean.float(), renders.log_variance.float()),
                 "pixel": l1_loss(renders.image.float(), sitters.image),
             }
@@ -180,7 +189,7 @@ class GanStep:
         if renders.swapped is not None:
             terms |= self._swap_terms(renders, sitters, draws)
         weighted = {name: self._weights[name] * value for name, value in terms.items()}
-        self.autoencoder.update(torch.stack(list(weighted.values())).sum(), lr_scale)
+        self.autoencoder.update(torch.stack(list(weighted.values())).sum())
         magnitudes = {name: value.detach().abs() for name, value in weighted.items()}
         total = torch.stack(list(magnitudes.values())).sum().clamp(min=1e-12)
         return terms | {f"share/{name}": value / total for name, value in magnitudes.items()}
@@ -197,18 +206,20 @@ class GanStep:
             if self._reconstructs:
                 with torch.no_grad():
                     of_real = discriminator(real.label_map, real.image.to(fake.image.dtype), real.attributes)
-        return _in_float32(of_fake), _in_float32(of_real)
+        return of_fake, of_real
 
     def _perceptual_terms(self, perceptual: PerceptualLoss, renders: Renders, sitters: Sitters) -> dict[str, Tensor]:
         def features(pictures: Tensor) -> list[Tensor]:
-            return perceptual.features(avg_pool2d(pictures, self.config.perceptual_pool))
+            layers: list[Tensor] = perceptual(avg_pool2d(pictures, self.config.perceptual_pool))
+            return layers
 
         terms = {}
         with self._autocast(renders.image.device):
             with torch.no_grad():
                 wanted = features(sitters.image)
             if self._reconstructs:
-                terms["perceptual"] = perceptual.compare(features(renders.image.float()), wanted).float()
+                assert self._compare is not None
+                terms["perceptual"] = self._compare(features(renders.image.float()), wanted)
             if renders.swapped is not None and self.config.swap.identity_features:
                 found = features(renders.swapped)
                 distance = (found[-1].float() - wanted[-1].float()).abs().mean((1, 2, 3))
@@ -260,7 +271,7 @@ class _Pairs(NamedTuple):
     image: Tensor
     attributes: Tensor
 
-    def augmented(self, numbers: Tensor, probability: float, config: PairAugmentConfig) -> _Pairs:
+    def augmented(self, numbers: Tensor, probability: float | Tensor, config: PairAugmentConfig) -> _Pairs:
         label_map, image = augment_pairs(self.label_map, self.image, numbers, probability, config)
         return self._replace(label_map=label_map, image=image)
 
@@ -280,14 +291,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(True)
 
 
-def _apart(features: Features, counts: list[int]) -> list[Features]:
-    """Takes a batch of features apart, into float32 parts of so many samples."""
-    parts = [[layer.float().split(counts) for layer in scale] for scale in features]
-    return [[[layer[i] for layer in scale] for scale in parts] for i in range(len(counts))]
-
-
-def _in_float32(features: Features) -> Features:
-    return [[layer.float() for layer in scale] for scale in features]
+def _logits_apart(features: Features, counts: list[int]) -> list[Features]:
+    """Takes the logits of a batch of features apart, into float32 parts of so many samples."""
+    parts = [scale[-1].float().split(counts) for scale in features]
+    return [[[scale[i]] for scale in parts] for i in range(len(counts))]
 
 
 def _mean_over_scales(logits: list[Tensor]) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from capricious.errors import ConfigError
 from capricious.training import checkpoint
+from capricious.training.compiled import compile_pieces
 from capricious.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,11 @@ class Player(Protocol):
         """Runs the network such that `update` can follow."""
         ...
 
-    def update(self, loss: Tensor, lr_scale: float = 1.0) -> None:
+    def scale_rate(self, scale: float) -> None:
+        """Sets what share of its learning rate the next updates take."""
+        ...
+
+    def update(self, loss: Tensor) -> None:
         """Takes one optimizer step down the gradient of `loss`, averaged over the processes."""
         ...
 
@@ -161,7 +166,7 @@ class TorchPlayer:
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, wrap: bool):
         self.module = network
         self._optimizer, self._processes = optimizer, processes
-        self._learning_rate = optimizer.param_groups[0]["lr"]
+        self._learning_rate = float(optimizer.param_groups[0]["lr"])
         self._forward = network
         if wrap:
             ids = [processes.device.index] if processes.device.type == "cuda" else None
@@ -170,9 +175,15 @@ class TorchPlayer:
     def __call__(self, *inputs: Any) -> Any:
         return self._forward(*inputs)
 
-    def update(self, loss: Tensor, lr_scale: float = 1.0) -> None:
+    def scale_rate(self, scale: float) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate * lr_scale
+            rate = self._learning_rate * scale
+            if isinstance(group["lr"], Tensor):  # a recorded update reads it where it is
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def update(self, loss: Tensor) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
@@ -251,9 +262,11 @@ class DeepSpeedPlayer:
     def __call__(self, *inputs: Any) -> Any:
         return self._engine(*inputs)
 
-    def update(self, loss: Tensor, lr_scale: float = 1.0) -> None:
+    def scale_rate(self, scale: float) -> None:
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = self._learning_rate * lr_scale
+            group["lr"] = self._learning_rate * scale
+
+    def update(self, loss: Tensor) -> None:
         self._engine.backward(loss)
         self._engine.step()
 
@@ -286,13 +299,13 @@ def _placed(network: nn.Module, processes: Processes, config: TrainingConfig) ->
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.compile:
-        # Blocks share their code, and each has its own shapes: beyond the limit, 8, the others would not be compiled.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-        network.compile()
+        compile_pieces(network)
     return network
 
 
 def _adam(network: nn.Module, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
     # One pass over weights and moments instead of a dozen: four times faster on a CPU, too.
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(learning, learning_rate, config.betas, config.epsilon, fused=True)
+    graphs = config.cuda_graphs
+    rate = torch.tensor(learning_rate, device=learning[0].device) if graphs else learning_rate
+    return torch.optim.Adam(learning, rate, config.betas, config.epsilon, fused=True, capturable=graphs)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from capricious.annotate.attributes import wears_glasses
 from capricious.annotate.distill.measure import teachers_parsing
@@ -23,20 +24,26 @@ class Batch:
     """What one step sees.
 
     Attributes:
-        images: B×3×S×S float32, ImageNet-normalised.
-        soft_labels: B×3×S/2×S/2 float32 in 0…1: probability of skin, hair and glasses.
+        images: B×3×S×S uint8.
+        soft_labels: B×3×S/2×S/2 uint8: probability of skin, hair and glasses, times 255.
     """
 
     images: Tensor
     soft_labels: Tensor
+
+    def on(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Returns the images, ImageNet-normalised, and the probabilities in 0…1, both float32 on a device.
+
+        They travel there as bytes, a quarter of that.
+        """
+        return normalise(self.images.to(device).float() / 255.0), self.soft_labels.to(device).float() / 255.0
 
 
 def as_batch(pairs: list[tuple[np.ndarray, np.ndarray]], size: int) -> Batch:
     """Turns pairs of crop and soft labels (H×H×3 uint8) into a batch for a student that sees size×size."""
     images = np.stack([_resized(image, size) for image, _ in pairs])
     labels = np.stack([_resized(label, size // 2) for _, label in pairs])
-    to_tensor = [torch.from_numpy(array.transpose(0, 3, 1, 2)).float() / 255.0 for array in (images, labels)]
-    return Batch(normalise(to_tensor[0]), to_tensor[1])
+    return Batch(*(torch.from_numpy(array.transpose(0, 3, 1, 2)) for array in (images, labels)))
 
 
 def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -83,8 +90,16 @@ class BatchSource:
             pairs.append((worn["image"], worn["mask"]))
         return as_batch(pairs, size)
 
-    def stream(self, first: int, sizes: list[int]) -> Iterator[Batch]:
-        """Yields batches first, first + 1, …, one for each entry of `sizes`, while the next is being made."""
+    def stream(self, first: int, sizes: list[int], loaders: int = 0) -> Iterator[Batch]:
+        """Yields batches first, first + 1, …, one for each entry of `sizes`, while the next are being made.
+
+        Args:
+            loaders: processes that make them; 0 for a thread of this one, which is enough for a student on a CPU.
+        """
+        if loaders:
+            numbered = _Numbered(self, first, sizes)
+            yield from DataLoader(numbered, batch_size=None, num_workers=loaders, worker_init_fn=_one_thread)
+            return
         with ThreadPoolExecutor(1) as ahead:  # one thread: the augmentation holds random state
             waiting = [ahead.submit(self.batch, first + i, size) for i, size in enumerate(sizes[:2])]
             for i in range(len(sizes)):
@@ -92,3 +107,20 @@ class BatchSource:
                 if i + 2 < len(sizes):
                     waiting.append(ahead.submit(self.batch, first + i + 2, sizes[i + 2]))
                 yield batch
+
+
+class _Numbered(Dataset[Batch]):
+    """A stretch of a source's batches, by number."""
+
+    def __init__(self, source: BatchSource, first: int, sizes: list[int]):
+        self._source, self._first, self._sizes = source, first, sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, i: int) -> Batch:
+        return self._source.batch(self._first + i, self._sizes[i])
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)  # there is a process for each core already

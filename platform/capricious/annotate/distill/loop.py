@@ -122,7 +122,7 @@ class Student:
     """The network in training with its optimiser and its averaged weights."""
 
     def __init__(self, config: DistillConfig, device: torch.device):
-        self.config = config
+        self.config, self.device = config, device
         if config.start_from:
             net = load_unet(Path(config.start_from)).requires_grad_(True)
         else:
@@ -137,27 +137,29 @@ class Student:
             [{"params": list(part.parameters()), "share": share} for part, share in groups], weight_decay=1e-4
         )
 
-    def step(self, model: nn.Module, batch: Batch, number: int) -> float:
-        """Makes one step with a batch on the network's device; returns the loss."""
+    def step(self, model: nn.Module, batch: Batch, number: int) -> Tensor:
+        """Makes one step; returns the loss, detached. In bfloat16 where the network is on CUDA."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * group["share"] * self.config.rate_at(number)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        loss = distillation_loss(model(images), batch.soft_labels, self.config.sharpness)
+        images, soft_labels = batch.on(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+        loss = distillation_loss(logits.float(), soft_labels, self.config.sharpness)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         self.optimizer.step()
         self._average(number)
-        return float(loss.detach())
+        return loss.detach()
 
     def _average(self, number: int) -> None:
         half_life = max(1.0, min(self.config.ema_kimg * 1000 / self.config.batch_size, (number + 1) / 4))
         keep = 0.5 ** (1.0 / half_life)
-        for name, value in self.net.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1.0 - keep)
-            else:
-                self.average[name].copy_(value)
+        state = self.net.state_dict()
+        floating = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in floating], [state[n] for n in floating], 1.0 - keep)
+        for name in state.keys() - set(floating):
+            self.average[name].copy_(state[name])
 
     def result(self) -> dict[str, Tensor]:
         """Returns the averaged weights, mixed with those begun from as the configuration says."""
@@ -206,13 +208,20 @@ Report = Callable[[dict[str, float], Path], None]
 
 
 def distill(
-    config: DistillConfig, targets: list[Target], out: Path, *, device: str = "cpu", report: Report | None = None
+    config: DistillConfig,
+    targets: list[Target],
+    out: Path,
+    *,
+    device: str = "cpu",
+    loaders: int = 0,
+    report: Report | None = None,
 ) -> dict[str, Tensor]:
     """Trains the student and returns its weights (Student.result); resumes from `out` where it was stopped.
 
     Args:
         targets: what to learn from; the same list in every worker.
         out: folder of the checkpoint, shared by all workers.
+        loaders: processes of each worker that make its batches; see BatchSource.stream. They make the same ones.
         report: called by every worker after each checkpoint with metrics and the checkpoint's file.
 
     Raises:
@@ -231,8 +240,7 @@ def distill(
     sizes = [config.size_at(step) for step in range(done, config.steps)]
     every = max(1, round(config.checkpoint_kimg * 1000 / config.batch_size))
     started, losses = time.monotonic(), []
-    for number, batch in enumerate(source.stream(done, sizes), start=done):
-        batch = Batch(batch.images.to(device), batch.soft_labels.to(device))
+    for number, batch in enumerate(source.stream(done, sizes, loaders), start=done):
         losses.append(student.step(model, batch, number))
         last = number + 1 == config.steps
         if (number + 1) % every == 0 or last:
@@ -240,7 +248,7 @@ def distill(
             rate = (number + 1 - done) * config.batch_size / seconds
             metrics = {
                 "kimg": (number + 1) * config.batch_size / 1000,
-                "loss": sum(losses) / len(losses),
+                "loss": float(torch.stack(losses).mean()),
                 "images_per_second": rate,
                 "minutes_left": (config.steps - number - 1) * config.batch_size / rate / 60,
             }
