@@ -55,3 +55,19 @@ def test_training_starts_continues_and_releases_a_bundle(bare_python, tmp_path):
     kimg = {json.loads(line)["kimg"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()}
     assert kimg == {0.008, 0.012}
     assert (tmp_path / "run" / "weights" / "generator.safetensors").is_file()  # to warm-start from
+
+
+def test_the_training_loop_is_imported_without_what_a_bare_machine_lacks():
+    """The fast half of the above: an environment that refuses those packages, here."""
+    script = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {(*ABSENT, "s3fs", "botocore", "aiobotocore", "onnx", "onnxruntime", "h5py")}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import capricious.training.__main__, capricious.training.loop
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr

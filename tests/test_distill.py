@@ -111,6 +111,8 @@ def test_batches_follow_from_seed_number_and_rank():
     streamed = list(source.stream(5, [64, 64, 96]))
     alone = BatchSource(TARGETS, batch_size=2, seed=3, worn_share=1.0).batch(7, 96)
     assert torch.equal(streamed[2].images, alone.images) and torch.equal(streamed[2].soft_labels, alone.soft_labels)
+    elsewhere = list(source.stream(5, [64, 64, 96], loaders=2))  # in other processes
+    assert all(torch.equal(a.images, b.images) for a, b in zip(streamed, elsewhere, strict=True))
     assert alone.images.shape == (2, 3, 96, 96) and alone.soft_labels.shape == (2, 3, 48, 48)
     assert not torch.equal(BatchSource(TARGETS, 2, seed=3, rank=1, worn_share=1.0).batch(7, 96).images, alone.images)
 

@@ -97,8 +97,14 @@ class BatchSource:
             loaders: processes that make them; 0 for a thread of this one, which is enough for a student on a CPU.
         """
         if loaders:
-            numbered = _Numbered(self, first, sizes)
-            yield from DataLoader(numbered, batch_size=None, num_workers=loaders, worker_init_fn=_one_thread)
+            # Not forked: OpenCV's threads would not come along, and it would wait for them.
+            yield from DataLoader(
+                _Numbered(self, first, sizes),
+                batch_size=None,
+                num_workers=loaders,
+                worker_init_fn=_one_thread,
+                multiprocessing_context="forkserver",
+            )
             return
         with ThreadPoolExecutor(1) as ahead:  # one thread: the augmentation holds random state
             waiting = [ahead.submit(self.batch, first + i, size) for i, size in enumerate(sizes[:2])]
