@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ class Portrait:
         row["quad"] = np.asarray(self.quad, np.float32).ravel().tolist()
         row["pose"] = np.asarray(self.pose, np.float32).tolist()
         row["source_size"] = list(self.source_size)
-        row["attributes"] = asdict(self.attributes)
+        row["attributes"] = dict(vars(self.attributes))
         return row
 
     @classmethod

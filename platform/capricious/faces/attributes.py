@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -100,8 +100,8 @@ class Attributes:
 
     def or_else(self, other: Attributes) -> Attributes:
         """Fills what is unknown here from `other`: labels first, estimates where there is no label."""
-        mine, theirs = asdict(self), asdict(other)
-        return Attributes(**{k: theirs[k] if v is None else v for k, v in mine.items()})
+        theirs = vars(other)
+        return Attributes(**{name: theirs[name] if mine is None else mine for name, mine in vars(self).items()})
 
     def sources(self, labels: Attributes) -> dict[str, str | None]:
         """Says for each attribute whether it came from `labels` ("label"), was estimated, or is unknown."""
