@@ -2,6 +2,7 @@
 
     python benchmarks/parity.py --steps 8 --epsilon 10
     python benchmarks/parity.py --steps 3 --epsilon 1e-3
+    python benchmarks/parity.py --device cuda                 # all strategies with one process, on one GPU
 
 Generator and encoder as released (the EMA follows exactly here), trained from the same seed on the same made-up
 portraits, with instance norm (a CPU has no synchronised batch norm). Weights are compared by the relative distance
@@ -27,6 +28,7 @@ from training_tools import tiny_config, train_apart, write_dataset
 
 ROWS = {
     "plain, again": (1, {}),
+    "plain, recorded": (1, {"cuda_graphs": True}),
     "ddp": (2, {"strategy": "ddp"}),
     **{f"ZeRO {stage}": (2, {"strategy": "deepspeed", "zero_stage": stage}) for stage in range(4)},
     "ZeRO 2, optimizer offloaded": (2, {"strategy": "deepspeed", "zero_stage": 2, "offload": "optimizer"}),
@@ -40,9 +42,11 @@ def main() -> None:
     arguments = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     arguments.add_argument("--steps", type=int, default=8)
     arguments.add_argument("--epsilon", type=float, default=10.0, help="Adam's ε")
+    arguments.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = arguments.parse_args()
+    alone = options.device == "cuda"
     base = tiny_config(kimg=options.steps * 0.004, log_every=1, ema_kimg=0.0, epsilon=options.epsilon)
-    base = replace(base, network=replace(base.network, norm="instance"))
+    base = replace(base, network=replace(base.network, norm="instance"), device=options.device)
     print(
         f"| strategy | processes | losses, from plain's | weights after {options.steps} steps, from plain's |\n"
         "|---|---|---|---|",
@@ -55,6 +59,9 @@ def main() -> None:
         plain = train_apart(folder / "plain", data, base)
         moved = plain.apart(initial)
         for number, (name, (processes, changes)) in enumerate(ROWS.items()):
+            processes = 1 if alone else processes
+            if changes.get("cuda_graphs") and not alone:
+                continue
             found = train_apart(folder / f"{number}", data, replace(base, **changes), processes)
             worst = max(
                 abs(mine[key] - theirs[key]) / max(abs(theirs[key]), 1e-3)

@@ -12,18 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+from capricious.annotate.distill.parser import told
 from capricious.cluster.job import run_job
 from capricious.cluster.node_report import Needs
 from capricious.cluster.train_parser import NEEDED_WEIGHTS, TrainParserConfig, train_parser
 
 
 def main(config: TrainParserConfig) -> int:
-    measures = train_parser(config)
-    print(f"trained on {measures['trained_on']} crops; agreement with the teacher on crops it never saw:")
-    print(f"{'crops':>8} {'background':>10} {'skin':>6} {'hair':>6} {'glasses F1':>10}  collection")
-    for name, m in measures["held_out"].items():
-        ious = f"{m['background']:10.3f} {m['skin']:6.3f} {m['hair']:6.3f} {m['glasses_f1']:10.3f}"
-        print(f"{m['crops']:8d} {ious}  {name}")
+    print(told(train_parser(config)))
     return 0
 
 

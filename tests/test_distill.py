@@ -1,5 +1,6 @@
 """How our parser is made: network, augmentation, loss, batches, training that resumes. Random weights: wiring."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from capricious.annotate.distill import __main__ as alone
 from capricious.annotate.distill.batches import BatchSource, as_batch, balance
 from capricious.annotate.distill.loop import DistillConfig, dice, distill, distillation_loss
 from capricious.annotate.distill.measure import measure, teachers_parsing
 from capricious.annotate.distill.painterly import painterly
-from capricious.annotate.distill.targets import SIZE, Target
+from capricious.annotate.distill.parser import MEASURES, PARSER
+from capricious.annotate.distill.targets import SIZE, Target, write_targets
 from capricious.annotate.parsing import Parsing
 from capricious.annotate.unet import ParsingUNet, load_unet, save_unet
 from capricious.annotate.unet_graph import LOGITS
@@ -109,12 +112,12 @@ def test_a_small_collection_is_drawn_more_often_than_its_size_and_less_than_even
 def test_batches_follow_from_seed_number_and_rank():
     source = BatchSource(TARGETS, batch_size=2, seed=3, worn_share=1.0)
     streamed = list(source.stream(5, [64, 64, 96]))
-    alone = BatchSource(TARGETS, batch_size=2, seed=3, worn_share=1.0).batch(7, 96)
-    assert torch.equal(streamed[2].images, alone.images) and torch.equal(streamed[2].soft_labels, alone.soft_labels)
+    single = BatchSource(TARGETS, batch_size=2, seed=3, worn_share=1.0).batch(7, 96)
+    assert torch.equal(streamed[2].images, single.images) and torch.equal(streamed[2].soft_labels, single.soft_labels)
     elsewhere = list(source.stream(5, [64, 64, 96], loaders=2))  # in other processes
     assert all(torch.equal(a.images, b.images) for a, b in zip(streamed, elsewhere, strict=True))
-    assert alone.images.shape == (2, 3, 96, 96) and alone.soft_labels.shape == (2, 3, 48, 48)
-    assert not torch.equal(BatchSource(TARGETS, 2, seed=3, rank=1, worn_share=1.0).batch(7, 96).images, alone.images)
+    assert single.images.shape == (2, 3, 96, 96) and single.soft_labels.shape == (2, 3, 48, 48)
+    assert not torch.equal(BatchSource(TARGETS, 2, seed=3, rank=1, worn_share=1.0).batch(7, 96).images, single.images)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
@@ -227,3 +230,22 @@ def test_logits_become_classes_at_twice_their_side():
 def test_impossible_configurations_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         DistillConfig(**wrong)
+
+
+def test_without_ray_from_targets_to_a_measured_parser(tmp_path, capsys):
+    """Two steps make no parser: wiring."""
+    held_out = [replace(target, split="test") for target in TARGETS[:2]]
+    write_targets(str(tmp_path / "0-made-up"), 0, [*TARGETS[2:], *held_out])
+    flags = ["--distill.kimg=0.004", "--distill.batch-size=2", "--distill.small-size=32", "--distill.small-share=1.0"]
+    command = ["--targets", str(tmp_path / "0-made-up"), "--out", str(tmp_path / "out"), *flags]
+    assert alone.main(command) == 0
+    assert "trained on 4 crops" in capsys.readouterr().out
+    (measures,) = json.loads((tmp_path / "out" / MEASURES).read_text())["held_out"].values()
+    assert measures["crops"] == 2
+    assert UNetParser(path=tmp_path / "out" / PARSER).parse(TARGETS[0].decoded()[0]).labels.shape == (SIZE, SIZE)
+
+
+def test_that_there_is_nothing_to_learn_from_is_told(tmp_path, capsys):
+    write_targets(str(tmp_path), 0, [replace(TARGETS[0], split="test")])
+    assert alone.main(["--targets", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "jobs/train_parser.py makes them" in capsys.readouterr().err

@@ -7,8 +7,10 @@ import pytest
 from skimage.data import astronaut
 
 from capricious.annotate.distill.loop import DistillConfig
+from capricious.annotate.distill.parser import PARSER
+from capricious.annotate.distill.targets import read_targets, targets_uri
 from capricious.annotate.unet_parser import UNetParser
-from capricious.cluster.train_parser import PARSER, TrainParserConfig, read_targets, targets_uri, train_parser
+from capricious.cluster.train_parser import TrainParserConfig, train_parser
 from capricious.errors import ConfigError
 from capricious.faces.image import encode
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import ray.train
-
 from capricious.annotate.bisenet_parser import BiSeNetParser
-from capricious.annotate.distill.loop import DistillConfig, distill
-from capricious.annotate.distill.measure import by_collection
-from capricious.annotate.distill.targets import TARGET_SCHEMA, Target, make_target
+from capricious.annotate.distill.loop import DistillConfig
+from capricious.annotate.distill.parser import MEASURES, make_parser
+from capricious.annotate.distill.targets import Target, make_target, targets_uri, write_targets
 from capricious.annotate.finder import FaceFinder
-from capricious.annotate.unet import save_unet
-from capricious.annotate.unet_parser import UNetParser
 from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
 from capricious.cluster.session import cpu_count, require_cpus
@@ -25,15 +21,12 @@ from capricious.cluster.torch_workers import report, run_torch_workers
 from capricious.data import storage
 from capricious.data.collections import Source
 from capricious.data.records import split_of
-from capricious.data.tables import read_table, write_table
 from capricious.errors import ConfigError
 from capricious.faces.align import quad_of
 from capricious.faces.image import decode
 
 NEEDED_WEIGHTS = ("blazeface", "face-mesh", "bisenet", "mobilenetv2")
 """Of the registered ones: where the faces are, the teacher, and what the student starts from."""
-PARSER = "parser.safetensors"
-MEASURES = "parser.json"
 
 
 @dataclass(frozen=True)
@@ -87,14 +80,15 @@ class LabelShard(ShardWorker):
         self.teacher = BiSeNetParser()
 
     def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
-        rows, failed = [], 0
+        targets: list[Target] = []
+        failed = 0
         for _, result in self.attempt(sources, self._targets):
             if isinstance(result, dict):
                 failed += 1
             else:
-                rows += [target.row() for target in result]
-        write_table(targets_uri(self.out, shard), rows, TARGET_SCHEMA)
-        return {"done": len(rows), "failed": failed}
+                targets += result
+        write_targets(self.out, shard, targets)
+        return {"done": len(targets), "failed": failed}
 
     def _targets(self, source: Source, data: bytes) -> list[Target]:
         picture = decode(data, name=source.uri)
@@ -107,20 +101,6 @@ class LabelShard(ShardWorker):
             "split": split_of(content_sha256(picture), self.test_share),
         }
         return [make_target(picture, quad_of(face.points), self.teacher, **known) for face in located]
-
-
-def targets_uri(out: str, shard: int) -> str:
-    """Names one shard of targets; its presence says that the shard is done."""
-    return storage.join(out, "targets", f"part-{shard:05d}.parquet")
-
-
-def read_targets(folders: list[str], split: str) -> list[Target]:
-    """Reads the targets of one split from finished folders, in a fixed order."""
-    targets = []
-    for folder in folders:
-        for uri in storage.list_files(storage.join(folder, "targets")):
-            targets += [Target(**row) for row in read_table(uri).to_pylist() if row["split"] == split]
-    return targets
 
 
 def label(config: TrainParserConfig) -> list[str]:
@@ -171,17 +151,5 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
     config: TrainParserConfig = settings["config"]
     out = Path(settings["out"])  # absolute: workers have other working directories
-    targets = read_targets(settings["folders"], "train")
-    average = distill(
-        config.distill, targets, out, device="cuda" if config.gpus else "cpu", loaders=config.loaders, report=report
-    )
-    if ray.train.get_context().get_world_rank() == 0:
-        save_unet(average, out / PARSER)
-        measures = measure_parser(out / PARSER, settings["folders"])
-        about = {"trained_on": len(targets), "distill": asdict(config.distill), "held_out": measures}
-        storage.write_atomic(str(out / MEASURES), json.dumps(about, indent=2).encode())
-
-
-def measure_parser(path: Path, folders: list[str]) -> dict[str, dict[str, float]]:
-    """Measures a parser on the held-out targets, by collection."""
-    return by_collection(read_targets(folders, "test"), UNetParser(path=path).parse)
+    device = "cuda" if config.gpus else "cpu"
+    make_parser(config.distill, settings["folders"], out, device=device, loaders=config.loaders, report=report)

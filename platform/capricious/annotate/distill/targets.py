@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 from PIL import Image
 
 from capricious.annotate.bisenet_parser import BiSeNetParser
+from capricious.data import storage
+from capricious.data.tables import read_table, write_table
 from capricious.faces.align import align, outside_distance
 from capricious.faces.image import decode, encode
 
@@ -51,6 +54,25 @@ class Target:
     def inside_mask(self) -> np.ndarray:
         """Returns where the crop shows the picture itself, SIZE×SIZE bool."""
         return np.asarray(Image.open(io.BytesIO(self.inside))) > 0
+
+
+def targets_uri(folder: str, shard: int) -> str:
+    """Names one shard of targets; its presence says that the shard is done."""
+    return storage.join(folder, "targets", f"part-{shard:05d}.parquet")
+
+
+def write_targets(folder: str, shard: int, targets: Sequence[Target]) -> None:
+    """Writes one shard of targets."""
+    write_table(targets_uri(folder, shard), [target.row() for target in targets], TARGET_SCHEMA)
+
+
+def read_targets(folders: Sequence[str], split: str) -> list[Target]:
+    """Reads the targets of one split from finished folders, in a fixed order."""
+    targets = []
+    for folder in folders:
+        for uri in storage.list_files(storage.join(folder, "targets")):
+            targets += [Target(**row) for row in read_table(uri).to_pylist() if row["split"] == split]
+    return targets
 
 
 def make_target(picture: np.ndarray, quad: np.ndarray, teacher: BiSeNetParser, **known: str) -> Target:
