@@ -59,6 +59,12 @@ def test_recording_is_refused_where_it_cannot_be(changes):
         tiny_config(cuda_graphs=True, **changes)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_recording_needs_a_gpu():
+    with pytest.raises(ConfigError, match="finds none"):
+        create(tiny_config(cuda_graphs=True, device="auto"))
+
+
 def learn(recorded: bool, compiled: bool = False, steps: int = 24) -> tuple[torch.Tensor, list[float], int]:
     """Returns the weights after steps of all kinds, the losses of the discriminator, how many kinds were recorded."""
     config = tiny_config(device="cuda", epsilon=10.0, lr_generator=0.01, lr_discriminator=0.04)

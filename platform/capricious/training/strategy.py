@@ -134,7 +134,7 @@ def create(config: TrainingConfig) -> Strategy:
     """Returns the strategy that the configuration names.
 
     Raises:
-        ConfigError: more than one process with "plain"; CUDA asked for where there is none.
+        ConfigError: more than one process with "plain"; CUDA or its graphs asked for where there is none.
     """
     if config.strategy == "deepspeed":
         return DeepSpeedStrategy(config)
@@ -151,6 +151,8 @@ class TorchStrategy:
                 "each would train a model of its own; use --training.strategy ddp or deepspeed"
             )
         self.processes = Processes(config.device, joined=config.strategy == "ddp")
+        if config.cuda_graphs and self.processes.device.type != "cuda":
+            raise ConfigError("training.cuda_graphs needs a CUDA device, and PyTorch finds none; leave it out")
         self._config = config
 
     def player(self, network: nn.Module, learning_rate: float) -> TorchPlayer:
