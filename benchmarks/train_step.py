@@ -46,8 +46,7 @@ from capricious.training.config import NetworkConfig, SwapConfig, TrainingConfig
 from capricious.training.ema import Ema
 from capricious.training.judges import new_judges
 from capricious.training.networks import new_networks
-from capricious.training.recorded_step import WARM_UP, RecordedStep
-from capricious.training.step import GanStep
+from capricious.training.recorded_step import WARM_UP, new_step
 from capricious.training.strategy import create
 
 K, LATENT, HIDDEN, RESOLUTION = len(CLASSES), 128, 128, 128
@@ -224,8 +223,7 @@ class OurStep:
         self.autoencoder = spread.player(autoencoder, config.lr_generator)
         self.ema.network.to(spread.processes.device)
         judges = new_judges(config, spread.processes.device)
-        step = GanStep(config, self.autoencoder, spread.player(discriminator, config.lr_discriminator), judges)
-        self.step = RecordedStep(step) if config.cuda_graphs else step
+        self.step = new_step(config, self.autoencoder, spread.player(discriminator, config.lr_discriminator), judges)
         self.images_seen = 0
 
     def __call__(self, batch: Batch) -> None:
@@ -287,6 +285,12 @@ def seconds(step: Callable[[Batch], None], batch: Batch) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
+def warm(step: Callable[[Batch], None], batch: Batch) -> None:
+    """Runs a step for nothing: kernels are chosen, optimizers make their state, CUDA graphs are recorded."""
+    for _ in range(WARM_UP + 2 if batch.image.is_cuda else 1):
+        step(batch)
+
+
 def _wait(batch: Batch) -> None:
     if batch.image.is_cuda:
         torch.cuda.synchronize()
@@ -305,8 +309,7 @@ def compare(width: int, batch: Batch, rounds: int, device: str, kinds: list[str]
             else OurStep(our_config(width, count, device, **KINDS[kind]))
         )
     for step in variants.values():
-        for _ in range(WARM_UP + 2 if device == "cuda" else 1):  # kernels are chosen, optimizers make their state
-            step(batch)
+        warm(step, batch)
     times: dict[str, list[Seconds]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, step in variants.items():
@@ -385,7 +388,7 @@ def profile(kind: str, width: int, batch: Batch, device: str) -> None:
         step = TextbookStep(width, PerceptualLoss().to(device), torch.device(device))
     else:
         step = OurStep(our_config(width, len(batch.image), device, **KINDS[kind]))
-    step(batch)
+    warm(step, batch)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)

@@ -17,8 +17,7 @@ from capricious.training.compiled import compile_pieces
 from capricious.training.config import PairAugmentConfig, R1Config
 from capricious.training.judges import Judges
 from capricious.training.networks import new_networks
-from capricious.training.recorded_step import WARM_UP, RecordedStep
-from capricious.training.step import GanStep
+from capricious.training.recorded_step import WARM_UP, RecordedStep, new_step
 from capricious.training.strategy import create
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -65,7 +64,7 @@ def test_recording_needs_a_gpu():
         create(tiny_config(cuda_graphs=True, device="auto"))
 
 
-def learn(recorded: bool, compiled: bool = False, steps: int = 24) -> tuple[torch.Tensor, list[float], int]:
+def learn(recorded: bool, compiled: bool = False, steps: int = 48) -> tuple[torch.Tensor, list[float], int]:
     """Returns the weights after steps of all kinds, the losses of the discriminator, how many kinds were recorded."""
     config = tiny_config(device="cuda", epsilon=10.0, lr_generator=0.01, lr_discriminator=0.04)
     config = replace(config, augment=PairAugmentConfig(probability=0.3), r1=R1Config(weight=1.0, every=3))
@@ -75,8 +74,7 @@ def learn(recorded: bool, compiled: bool = False, steps: int = 24) -> tuple[torc
         spread.player(network, rate)
         for network, rate in zip(new_networks(config), (config.lr_generator, config.lr_discriminator), strict=True)
     ]
-    written = GanStep(config, *players, Judges())
-    step = RecordedStep(written) if recorded else written
+    step = new_step(config, *players, Judges())
     losses = []
     for i in range(steps):
         for player in players:

@@ -20,7 +20,7 @@ SLOPE = 0.2
 """Negative slope of every leaky ReLU."""
 
 EPSILON = 1e-5
-"""Added to the variance in every norm."""
+"""Added to the variance in instance norms: PyTorch's default."""
 
 _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 

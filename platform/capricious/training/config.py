@@ -226,7 +226,7 @@ class TrainingConfig:
     channels_last: bool = False
     """Keep pictures as NHWC: faster in bf16 on GPUs and on CPUs."""
     compile: bool = False
-    """Let torch.compile fuse what lies between the convolutions (training/compiled.py); costs a minute at the start."""
+    """Let torch.compile fuse what lies between the convolutions (training/compiled.py): minutes, at the first start."""
     cuda_graphs: bool = False
     """Record each kind of step once on a CUDA device and replay it, without Python (training/recorded_step.py)."""
     distinct_share: float | Literal["auto"] = "auto"

@@ -30,10 +30,9 @@ from capricious.training.observers import Observer
 from capricious.training.outputs import Outputs
 from capricious.training.pace import Pace
 from capricious.training.progress import Meter
-from capricious.training.recorded_step import RecordedStep
+from capricious.training.recorded_step import new_step
 from capricious.training.score import Scorer, held_out_scorer
 from capricious.training.state import TrainingState
-from capricious.training.step import GanStep
 from capricious.training.stopping import Notice, Notices, sigterm_notices
 from capricious.training.strategy import Strategy
 
@@ -137,8 +136,7 @@ class Run:
         )
         ema.network.to(device)
         judges = calibrated(new_judges(config, device), config, self.source)
-        step = GanStep(config, self.state.autoencoder, self.state.discriminator, judges)
-        self.step = RecordedStep(step) if config.cuda_graphs else step
+        self.step = new_step(config, self.state.autoencoder, self.state.discriminator, judges)
         # With learns refinement the generator stays, and so would this score.
         if self.processes.rank == 0 and config.learns == "all":
             reconstruction = held_out_scorer(data, config.resolution, device)

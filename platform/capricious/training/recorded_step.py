@@ -10,7 +10,10 @@ from torch import Tensor
 
 from capricious.training.augment import Draws
 from capricious.training.batches import Batch
+from capricious.training.config import TrainingConfig
+from capricious.training.judges import Judges
 from capricious.training.step import GanStep
+from capricious.training.strategy import Player
 
 WARM_UP = 3
 """Steps of each kind that run as they are before one is recorded: libraries choose kernels, pieces are compiled and
@@ -89,6 +92,14 @@ class RecordedStep:
     def _as_it_is(self, kind: _Kind, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         probability = self._probability if kind.augments else 0.0
         return self._step(batch, draws, discriminator_steps=kind.discriminator_steps, augment_probability=probability)
+
+
+def new_step(
+    config: TrainingConfig, autoencoder: Player, discriminator: Player, judges: Judges
+) -> GanStep | RecordedStep:
+    """Returns the step that the configuration asks for: as written, or recorded."""
+    step = GanStep(config, autoencoder, discriminator, judges)
+    return RecordedStep(step) if config.cuda_graphs else step
 
 
 def _held(held: Held | None, new: Held) -> Held:
