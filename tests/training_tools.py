@@ -135,7 +135,7 @@ def train_apart(folder: Path, data: str, config: TrainingConfig, processes: int 
             children.append(subprocess.Popen(command, env=environment | mine, stdout=file, stderr=file))
     codes = [child.wait(timeout=300) for child in children]
     assert not any(codes), "\n".join(log.read_text() for log in logs)
-    clock = ("images_per_second", "minutes", "seconds_left", "data_wait")
+    clock = ("images_per_second", "minutes", "seconds_left", "data_wait", "gpu_memory_gb")
     lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
     parts = [load_file(folder / "out" / "bundle" / f"{part}.safetensors") for part in ("generator", "encoder")]
     return Outcome(

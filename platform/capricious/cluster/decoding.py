@@ -18,7 +18,7 @@ import torch
 from ray.train import DataConfig
 
 from capricious.errors import CapriciousError
-from capricious.training.batches import Batch, PortraitStream, as_batch
+from capricious.training.batches import Batch, PortraitStream, as_batch, on_device
 from capricious.training.checkpoint import read_state
 from capricious.training.checkpoint_store import latest
 from capricious.training.config import TrainingConfig
@@ -105,11 +105,12 @@ def batches_from_ray(config: TrainingConfig, position: int, device: torch.device
     size = config.batch_size // context.get_world_size()
     expected = position + context.get_world_rank() * size
     shard = ray.train.get_dataset_shard(NAME)
-    for rows in shard.iter_torch_batches(batch_size=size, prefetch_batches=2, device=device):
+    # On the CPU first: to look at a number that is on a GPU would wait for all its work.
+    for rows in shard.iter_torch_batches(batch_size=size, prefetch_batches=2, device="cpu"):
         if (found := int(rows["position"][0])) != expected:
             raise CapriciousError(
                 f"pictures from number {found} on came where {expected} was due: somebody else has written a "
                 "checkpoint into this run meanwhile; stop that, and start the same command again"
             )
-        yield as_batch(rows["image"], rows["label_map"], rows["inside"], rows["attributes"])
+        yield as_batch(*(on_device(rows[name], device) for name in ("image", "label_map", "inside", "attributes")))
         expected += config.batch_size

@@ -17,6 +17,7 @@ import torch
 from capricious.faces.attributes import EMOTIONS, GLASSES, VECTOR_FIELDS, VECTOR_SIZE
 from capricious.model.layers import constant
 from capricious.training import estimator_view, painterly, pair_augment
+from capricious.training.batches import on_device
 
 AGE, GENDER = VECTOR_FIELDS.index("age/100"), VECTOR_FIELDS.index("gender")
 AGE_KNOWN, GENDER_KNOWN = VECTOR_FIELDS.index("known:age"), VECTOR_FIELDS.index("known:gender")
@@ -60,7 +61,7 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """Moves the tensors to a device."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self._each(lambda tensor: on_device(tensor, device))
 
     def part(self, rank: int, world_size: int) -> Draws:
         """Returns the draws of one rank's share of the batch."""

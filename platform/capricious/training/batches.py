@@ -65,7 +65,7 @@ class Order:
     def __init__(self, size: int, seed: int, weights: np.ndarray | None = None):
         self.size, self.seed = size, seed
         self.weights = None if weights is None else weights / weights.sum()
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+        self._newest = -1, np.empty(0, np.int64)
 
     def indices(self, position: int, count: int) -> np.ndarray:
         """Returns the int64 dataset indices of the images number `position` … `position + count − 1`."""
@@ -79,14 +79,15 @@ class Order:
         return out
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
+        newest, order = self._newest  # in one piece: threads share it
+        if epoch != newest:
             random = np.random.default_rng([self.seed, epoch])
             if self.weights is None:
-                self._permutation = random.permutation(self.size)
+                order = random.permutation(self.size)
             else:
-                self._permutation = random.choice(self.size, self.size, p=self.weights)
-            self._epoch = epoch
-        return self._permutation
+                order = random.choice(self.size, self.size, p=self.weights)
+            self._newest = epoch, order
+        return order
 
 
 class Decoded(NamedTuple):
@@ -98,7 +99,7 @@ class Decoded(NamedTuple):
 
 
 class PortraitStream:
-    """The endless stream of portraits that a run sees, from any position on. It holds no state and can be pickled.
+    """The endless stream of portraits that a run sees, from any position on. It can be pickled, and used by threads.
 
     Args:
         dataset: a PreparedDataset, or one like it.
@@ -154,7 +155,7 @@ class PortraitStream:
 class BatchSource:
     """Decodes portraits and hands them out in order, this rank's share of each global batch.
 
-    The whole set is kept decoded (uint8, on the device) when it fits into `memory_budget`; else every portrait
+    Each rank keeps the whole set decoded (uint8, on the device) when it fits into `memory_budget`; else every portrait
     is decoded when it is shown, by `workers` threads (Pillow releases the interpreter lock), two batches ahead.
 
     Args:
@@ -192,7 +193,7 @@ class BatchSource:
         self.attributes = torch.from_numpy(self.stream.attributes).to(self.device)
         self._decoded: list[torch.Tensor] | None = None
         if decoded_bytes(dataset, resolution) <= memory_budget:
-            self._decoded = self._decode(np.arange(len(dataset)))
+            self._decoded = [pixels.to(self.device) for pixels in self._decode(np.arange(len(dataset)))]
 
     def batch(self, position: int) -> Batch:
         """Returns this rank's share of the global batch whose first image is number `position`."""
@@ -213,13 +214,20 @@ class BatchSource:
 
     def take(self, indices: np.ndarray) -> Batch:
         """Returns the given portraits as one batch."""
-        at = torch.from_numpy(np.asarray(indices, np.int64)).to(self.device)
-        decoded = self._decode(indices) if self._decoded is None else [pixels[at] for pixels in self._decoded]
-        image, label_map, inside = decoded
+        at = on_device(torch.from_numpy(np.asarray(indices, np.int64)), self.device)
+        if self._decoded is None:
+            image, label_map, inside = (on_device(pixels, self.device) for pixels in self._decode(indices))
+        else:
+            image, label_map, inside = (pixels[at] for pixels in self._decoded)
         return as_batch(image, label_map, inside, self.attributes[at])
 
     def _decode(self, indices: np.ndarray) -> list[torch.Tensor]:
-        return [torch.from_numpy(pixels).to(self.device) for pixels in self.stream.decode(indices, self._pool)]
+        return [torch.from_numpy(pixels) for pixels in self.stream.decode(indices, self._pool)]
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies a tensor to a device, to a GPU without waiting for the work that it has been given before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def as_batch(images: torch.Tensor, label_maps: torch.Tensor, inside: torch.Tensor, attributes: torch.Tensor) -> Batch:

@@ -25,7 +25,7 @@ class Meter:
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         """Takes in the losses of one step."""
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def waiting_for(self, items: Iterator[Item]) -> Iterator[Item]:

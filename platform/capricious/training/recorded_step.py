@@ -84,7 +84,8 @@ class RecordedStep:
 
     def _record(self, kind: _Kind, batch: Batch, draws: Draws) -> _Recording:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
+        # Other threads go on meanwhile: the one that decodes the next batches may need memory of the device.
+        with torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"):
             log = self._as_it_is(kind, batch, draws)
             values = torch.stack([value.float() for value in log.values()])
         return _Recording(graph, list(log), values)

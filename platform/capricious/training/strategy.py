@@ -1,6 +1,7 @@
 """Over how many processes a step is spread, and how: plain, DDP, or DeepSpeed ZeRO.
 
-All three learn the same (tested). At the default size DDP is the fastest; DeepSpeed is for networks whose
+All three learn the same (tested), but for `training.mismatched`, whose wrong attributes are those of the next sitter
+of the same process. At the default size DDP is the fastest; DeepSpeed is for networks whose
 optimizer states or weights do not fit beside the pictures on one GPU.
 """
 
@@ -86,6 +87,8 @@ class Processes:
         if cuda and not torch.cuda.is_available():
             raise ConfigError("training.device is cuda, but PyTorch finds no CUDA device; use cpu or auto")
         self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(self.device)  # for nccl, and for streams and graphs that name none
         self._mine = False
         if joined and not dist.is_initialized():
             self._join("nccl" if cuda else "gloo")
@@ -245,7 +248,12 @@ def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         # Not "bf16": {"enabled": …}, which casts the weights and fails in batch norm on CPU.
-        "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+        # Without modules that it calls safe: it would exchange their gradients in bfloat16, and DDP does not.
+        "torch_autocast": {
+            "enabled": config.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
     }
 
 
