@@ -42,7 +42,10 @@ def test_adversary_loss_in_closed_form():
     attributes = vectors(Attributes(age=34.0), Attributes(gender=1.0), Attributes(), Attributes(age=35.0, gender=0.0))
     age = -math.log(math.exp(2.0) / (math.exp(2.0) + DECADES - 1))
     gender = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(1.0))) / 2
-    assert adversary_loss(logits, attributes).item() == pytest.approx(age + gender, rel=1e-5)
+    known = 0.5  # of half of the sitters is the age known, and of half the gender
+    assert adversary_loss(logits, attributes).item() == pytest.approx(known * (age + gender), rel=1e-5)
+    halves = [adversary_loss(logits[part], attributes[part]).item() for part in (slice(3), slice(3, 4))]
+    assert adversary_loss(logits, attributes).item() == pytest.approx(0.75 * halves[0] + 0.25 * halves[1])
 
 
 def test_unknown_attributes_are_no_loss_and_great_ages_the_last_class():

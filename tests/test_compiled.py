@@ -41,6 +41,7 @@ def test_a_compiled_layer_computes_what_is_written():
     compiled = SPADE(8, 4, "batch", embedding=6, activation=True)
     compiled.load_state_dict(written.state_dict())
     compile_pieces(compiled)
+    assert compiled._compiled_call_impl is not None
     x, embedding = torch.randn(2, 8, 9, 9, requires_grad=True), torch.randn(2, 6)
     labels = torch.nn.functional.one_hot(torch.randint(0, 7, (2, 9, 9)), 7).permute(0, 3, 1, 2).float()
     found = []

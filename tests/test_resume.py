@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training_tools import tiny_config, write_dataset
+from training_tools import tiny_config, train_apart, write_dataset
 
 from capricious.data import storage
 from capricious.errors import CapriciousError, ConfigError
@@ -22,9 +23,11 @@ from capricious.training import checkpoint
 from capricious.training.checkpoint_store import CheckpointStore, best, complete, latest
 from capricious.training.config import SwapConfig
 from capricious.training.loop import Run, train
+from capricious.training.networks import new_networks
 from capricious.training.score import HELD_OUT_L1
 from capricious.training.stopping import Notice
-from capricious.training.strategy import Processes
+from capricious.training.strategy import Processes, create
+from capricious.training.warm_start import warm_start
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,55 @@ def test_another_configuration_or_other_data_is_refused_by_name(data, tmp_path):
         train(config, data=other_data, out=str(tmp_path / "run"))
 
 
+def test_a_run_goes_on_as_ddp_and_with_fields_that_are_newer_than_it(data, tmp_path):
+    config = tiny_config(kimg=0.008)
+    train(config, data=data, out=str(tmp_path))
+    path = Path(latest(tmp_path)) / checkpoint.STATE_FILE
+    state = json.loads(path.read_text())
+    del state["config"]["painterly"], state["config"]["swap"]["calibrated"], state["config"]["r1"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(CapriciousError, match=r"training\.painterly was 0\.0, now 0\.5\. Use"):
+        train(replace(config, painterly=0.5), data=data, out=str(tmp_path))
+    assert train(replace(config, kimg=0.012, strategy="ddp"), data=data, out=str(tmp_path))["finished"]
+
+
+def refining(width):
+    network = replace(tiny_config().network, refinement_width=width)
+    return tiny_config(kimg=0.004, network=network, swap=SwapConfig(probability=1.0, put_back=True))
+
+
+@pytest.mark.parametrize("begin", ["weights", "bundle"])
+def test_a_warm_start_draws_from_the_seed_alone(begin, data, tmp_path):
+    config = refining(width=4)
+    train(config, data=data, out=str(tmp_path))
+    states = []
+    for _ in range(2):
+        autoencoder, discriminator = new_networks(config)
+        torch.rand(1)  # elsewhere in the process
+        warm_start(str(tmp_path / begin), autoencoder, discriminator, seed=3)
+        states.append(autoencoder.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_bundle_with_another_refinement_network_is_refused_and_one_left_out_is_told(data, tmp_path, caplog):
+    train(refining(width=4), data=data, out=str(tmp_path))
+    with pytest.raises(CapriciousError, match="its Refinement has width 4, not 8"):
+        warm_start(str(tmp_path / "bundle"), *new_networks(refining(width=8)), seed=0)
+    warm_start(str(tmp_path / "bundle"), *new_networks(tiny_config()), seed=0)
+    assert "refinement network of width 4, which is left out" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", ["weights", "bundle"])
+def test_a_run_begins_from_another_one_in_an_object_store(begin, data, bucket, tmp_path):
+    config, first = tiny_config(kimg=0.004), f"{bucket}/{tmp_path.name}"
+    train(config, data=data, out=first)
+    warm = replace(config, warm_start=f"{first}/{begin}")
+    assert train(warm, data=data, out=str(tmp_path))["finished"]
+    with pytest.raises(CapriciousError, match="there is no file or folder at s3://"):
+        train(replace(warm, warm_start=f"{first}/nothing"), data=data, out=str(tmp_path / "nothing"))
+
+
 def test_sigterm_ends_in_a_checkpoint_and_a_bundle(data, tmp_path, monkeypatch):
     one_step = Run._one_step
 
@@ -229,12 +281,62 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path, best_is, winner):
 def test_a_run_keeps_the_checkpoint_that_a_scorer_likes_best(data, tmp_path):
     scores = iter([3.0, 1.0, 2.0, 4.0])
     config = tiny_config(kimg=0.032, checkpoint_kimg=0.008, best_by="taste")
-    metrics = train(config, data=data, out=str(tmp_path), scorers=[lambda network: {"taste": next(scores)}])
+
+    class Taste:
+        names = ("taste",)
+
+        def __call__(self, network):
+            return {"taste": next(scores)}
+
+    metrics = train(config, data=data, out=str(tmp_path), scorers=[Taste()])
     assert metrics["taste"] == 4.0
     assert metrics["best_bundle"] == str(tmp_path / "checkpoints" / checkpoint.folder_name(16) / "bundle")
     assert load_bundle(metrics["best_bundle"]).info["scores"] == {"taste": 1.0}
+    # Told before the first step, not when the first checkpoint is due.
     with pytest.raises(ConfigError, match="'beauty'.*scored by: nothing"):
         train(tiny_config(kimg=0.004, best_by="beauty"), data=data, out=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(data, tmp_path):
+    config = tiny_config(kimg=0.04, checkpoint_kimg=0.008)
+    run = Run(config, create(config), data=[data], out=str(tmp_path))
+
+    def poison(metrics, checkpoint):
+        if metrics["kimg"] == 0.016:
+            next(run.state.discriminator.module.parameters()).data.fill_(torch.nan)
+
+    good = tmp_path / "checkpoints" / checkpoint.folder_name(16)
+    with pytest.raises(CapriciousError, match=re.escape(f"begin anew from {good / 'bundle'} (--training.warm-start)")):
+        run.go(0.0, lambda: Notice.NONE, poison)
+    run.outputs.close()
+    assert latest(tmp_path) == str(good)
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+    assert all(
+        load_file(f)[k].isfinite().all() for f in (tmp_path / "weights").glob("*.safetensors") for k in load_file(f)
+    )
+
+
+def test_statistics_are_measured_on_few_pictures_at_once(data, tmp_path, monkeypatch):
+    counts = []
+
+    def measured(network, batches):
+        counts.append([len(batch.image) for batch, _ in batches])
+        return network
+
+    monkeypatch.setattr("capricious.training.outputs.with_own_statistics", measured)
+    train(tiny_config(kimg=0.04, batch_size=40, recalibrate_batches=2), data=data, out=str(tmp_path))
+    assert counts == [[16] * 5]
+
+
+@pytest.mark.slow  # six processes start
+def test_two_processes_continue_with_what_both_have_measured(data, tmp_path):
+    config = tiny_config(strategy="ddp", discriminator_steps="auto", checkpoint_kimg=0.012, kimg=0.024)
+    train_apart(tmp_path / "whole", data, config, processes=2)
+    for kimg in (0.012, 0.024):
+        train_apart(tmp_path / "parts", data, replace(config, kimg=kimg), processes=2)
+    whole, parts = (checkpoint.read_state(latest(tmp_path / run / "out"))["pace"] for run in ("whole", "parts"))
+    assert whole == parts
 
 
 def test_held_out_portraits_score_by_themselves(tmp_path):

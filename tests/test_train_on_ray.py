@@ -64,6 +64,8 @@ def test_what_cannot_be_spread_is_refused(data, tmp_path):
         ({"workers": 2, "training": tiny_config()}, "strategy ddp or deepspeed"),
         ({"workers": 5, "training": ddp}, "multiple of every number of workers that may come up, but 5 "),
         ({"workers": 8, "min_workers": 4, "training": ddp}, "but 5, 7, 8 do not divide"),
+        ({"training": tiny_config(device="cuda")}, "device cuda needs --gpus"),
+        ({"gpus": True, "training": tiny_config(device="cpu")}, "unused"),
         ({"workers": 2, "min_workers": 3, "training": ddp}, "min_workers must be in 1…2, found: 3"),
         ({"workers": 2, "min_workers": 1, "training": replace(ddp, strategy="deepspeed")}, "as many processes as"),
     ):

@@ -624,6 +624,7 @@ def test_distinct_patches_are_the_default_on_a_cpu_alone():
         ({"painterly": -0.1}, "painterly"),
         ({"distinct_share": 2.0}, "distinct_share"),
         ({"mismatched": 1.0}, "projection"),
+        ({"compile": True, "distinct_share": 0.5}, "compile needs --training.distinct-share 0"),
         ({"network": NetworkConfig(refinement_width=8)}, "put-back"),
         ({"learns": "refinement", "warm_start": "runs/first/weights"}, "refinement-width"),
         ({"r1": R1Config(weight=1.0), "strategy": "deepspeed", "zero_stage": 3}, "use zero_stage 2"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -62,6 +62,12 @@ class TrainConfig:
                 f"{self.workers} workers need --training.strategy ddp or deepspeed: with plain, each would train "
                 "a model of its own"
             )
+        if self.training.device == "cuda" and not self.gpus:
+            raise ConfigError("training.device cuda needs --gpus: without it, Ray hides its GPUs from the workers")
+        if self.training.device == "cpu" and self.gpus:
+            raise ConfigError(
+                "--gpus gives each worker a GPU that --training.device cpu leaves unused; drop one of them"
+            )
         fewest = self.workers if self.min_workers is None else self.min_workers
         if not 1 <= fewest <= self.workers:
             raise ConfigError(f"min_workers must be in 1…{self.workers}, found: {fewest}")
@@ -87,7 +93,8 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
     portraits = JoinedDatasets(data, "train")  # an unusable dataset is told here, in one line, and not by a worker
     beside = config.decoders if _ray_decodes(config, portraits) else 0
     cpus = config.cpus_per_worker or max(1, cpu_count() // config.workers - beside)
-    settings = {"training": config.training, "data": data, "out": out, "fed": bool(beside), "judge": config.judge}
+    training = _with_absolute_paths(config.training)
+    settings = {"training": training, "data": data, "out": out, "fed": bool(beside), "judge": config.judge}
     return run_torch_workers(
         _train_on_worker,
         settings,
@@ -97,9 +104,17 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
         cpus=cpus,
         gpus=config.gpus,
         max_failures=config.max_failures,
-        streams=(NAME, InOrder(config.training, data, out, beside), beside) if beside else None,
+        streams=(NAME, InOrder(training, data, out, beside), beside) if beside else None,
         heed_sigterm=True,
     )
+
+
+def _with_absolute_paths(training: TrainingConfig) -> TrainingConfig:
+    """As `data` and `out`: workers have working directories of their own."""
+    swap, begin = training.swap, training.warm_start
+    if swap.estimator is not None:
+        swap = replace(swap, estimator=storage.absolute(swap.estimator))
+    return replace(training, swap=swap, warm_start=None if begin is None else storage.absolute(begin))
 
 
 def _ray_decodes(config: TrainConfig, portraits: JoinedDatasets) -> bool:

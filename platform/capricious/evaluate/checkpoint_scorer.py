@@ -59,6 +59,8 @@ class CheckpointScorer:
         CapriciousError: no portraits, or the judge's weights cannot be had.
     """
 
+    names: tuple[str, ...] = (SCORE, "age/slope", "age/mae", "identity/cosine")
+
     def __init__(self, portraits: Portraits, resolution: int, threads: int = 1):
         if not len(portraits):
             raise CapriciousError("checkpoints are scored on held-out portraits, but there are none")
@@ -84,12 +86,9 @@ class CheckpointScorer:
             cosine.append(found.embedding @ self._own[i])
         ages = age_measures(np.array(AGES), np.stack(estimated))
         slope, identity = float(ages.slope.mean()), float(np.mean(cosine))
-        return {
-            SCORE: round(harmonic_mean(np.clip(slope, 0, 1), np.clip(identity, 0, 1)), 4),
-            "age/slope": round(slope, 4),
-            "age/mae": round(float(ages.mae.mean()), 3),
-            "identity/cosine": round(identity, 4),
-        }
+        score = harmonic_mean(np.clip(slope, 0, 1), np.clip(identity, 0, 1))
+        values = round(score, 4), round(slope, 4), round(float(ages.mae.mean()), 3), round(identity, 4)
+        return dict(zip(self.names, values, strict=True))
 
     @torch.no_grad()
     def _rendered(self, autoencoder: Autoencoder, index: int) -> np.ndarray:

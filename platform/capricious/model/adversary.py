@@ -62,7 +62,9 @@ class AttributeAdversary(nn.Module):
 
 
 def adversary_loss(logits: Tensor, attributes: Tensor) -> Tensor:
-    """Cross entropy of the age class plus that of the gender, each a mean over the sitters of whom it is known.
+    """Cross entropy of the age class plus that of the gender, 0 for sitters of whom it is not known; means over all.
+
+    Over all, not over the known: so two halves of a batch, each in a process of its own, learn what the whole does.
 
     Args:
         logits: B×(DECADES + 1), of `AttributeAdversary`.
@@ -72,8 +74,4 @@ def adversary_loss(logits: Tensor, attributes: Tensor) -> Tensor:
     decade = (attributes[:, AGE] * DECADES).long().clamp(0, DECADES - 1)
     age = cross_entropy(logits[:, :DECADES], decade, reduction="none")
     gender = binary_cross_entropy_with_logits(logits[:, DECADES], attributes[:, GENDER], reduction="none")
-    return _mean_where(age, attributes[:, AGE_KNOWN]) + _mean_where(gender, attributes[:, GENDER_KNOWN])
-
-
-def _mean_where(values: Tensor, known: Tensor) -> Tensor:
-    return (values * known).sum() / known.sum().clamp(min=1.0)
+    return (age * attributes[:, AGE_KNOWN] + gender * attributes[:, GENDER_KNOWN]).mean()

@@ -98,7 +98,8 @@ def age_curves(estimators: tuple[nn.Module, ...], source: BatchSource, *, views:
     ages = np.array([age for _, age in chosen])
     for start in range(0, len(chosen), CHUNK):
         part = slice(start, start + CHUNK)
-        image = source.take(np.array([index for index, _ in chosen[part]])).image
+        batch = source.take(np.array([index for index, _ in chosen[part]]))
+        image = batch.image * batch.inside.unsqueeze(1)  # as the step blanks what was invented
         if views:
             image = estimator_view(image, numbers[part].to(image.device))
         for found, estimator in zip(readings, estimators, strict=True):

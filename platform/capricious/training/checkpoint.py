@@ -78,16 +78,17 @@ def read_state(folder: str) -> dict[str, Any]:
     return state
 
 
-def refuse_other_run(saved: Mapping[str, Any], state: Mapping[str, Any], out: str) -> None:
+def refuse_other_run(saved: Mapping[str, Any], state: Mapping[str, Any], out: str, defaults: Mapping[str, Any]) -> None:
     """Refuses to continue a run with another configuration, other data, or where that cannot be: other processes.
 
     Args:
         saved, state: "config", "data_fingerprint" and "world_size" of the checkpoint and of this run.
+        defaults: of the configuration; a run that was begun before there was a field had its default.
 
     Raises:
         CapriciousError: names every field that differs, with both values.
     """
-    differences = list(_differences(saved["config"], state["config"]))
+    differences = list(_differences(saved["config"], state["config"], defaults))
     before, after = saved["data_fingerprint"], state["data_fingerprint"]
     if before != after:
         differences.append(f"the data (fingerprint {before[:12]}, now {after[:12]})")
@@ -105,13 +106,21 @@ def refuse_other_run(saved: Mapping[str, Any], state: Mapping[str, Any], out: st
         )
 
 
-def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], where: str = "training") -> Iterator[str]:
+def _differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], where: str = "training"
+) -> Iterator[str]:
     for key in sorted(saved.keys() | now.keys()):
-        name, before, after = f"{where}.{key}", saved.get(key), now.get(key)
+        default = defaults.get(key)
+        name, before, after = f"{where}.{key}", saved.get(key, default), now.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _differences(before, after, name)
-        elif before != after and name.removeprefix("training.") not in FREE_FIELDS:
+            yield from _differences(before, after, default or {}, name)
+        elif before != after and name.removeprefix("training.") not in FREE_FIELDS and not _alike(before, after):
             yield f"{name} was {before!r}, now {after!r}"
+
+
+def _alike(before: Any, after: Any) -> bool:
+    """Whether they are strategies that go on from each other's checkpoints."""
+    return before in ("plain", "ddp") and after in ("plain", "ddp")
 
 
 def save_module(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:

@@ -248,13 +248,15 @@ class TrainingConfig:
     snapshot_kimg: float = 50.0
     """Thousands of pictures between sample grids; there is one with each checkpoint, too."""
     recalibrate_batches: int = 16
-    """Training batches over which batch norm's statistics are measured anew before weights are released."""
+    """As many pictures as these training batches have measure batch norm's statistics anew before weights are
+    released."""
     prometheus_port: int | None = None
     """Serve the metrics for Prometheus on this port of the first process's machine."""
     num_workers: int = 4
     """Threads that decode pictures."""
     memory_budget_gb: float = 4.0
-    """The whole dataset is kept decoded if it fits into this much memory."""
+    """The whole dataset is kept decoded if it fits into this much memory: of the GPU, where there is one, and of each
+    process."""
 
     def __post_init__(self) -> None:
         # The networks' own configurations check the shapes.
@@ -282,6 +284,11 @@ class TrainingConfig:
             raise ConfigError(
                 "training.cuda_graphs needs --training.strategy plain, a CUDA device and no distinct patches, found: "
                 f"strategy {self.strategy}, device {self.device}, distinct_share {self.distinct_share}"
+            )
+        if self.compile and self.distinct_share not in (0, "auto"):
+            raise ConfigError(
+                "training.compile needs --training.distinct-share 0 or auto: every batch has another number of "
+                "distinct patches, and would be compiled anew"
             )
         if self.max_minutes is not None:
             _check_positive("max_minutes", self.max_minutes)

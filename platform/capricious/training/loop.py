@@ -12,12 +12,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from capricious.errors import ConfigError
 from capricious.training import augment
 from capricious.training import strategy as strategies
 from capricious.training.batches import Batch, BatchSource
@@ -25,7 +27,7 @@ from capricious.training.config import TrainingConfig
 from capricious.training.datasets import JoinedDatasets
 from capricious.training.ema import Ema
 from capricious.training.judges import calibrated, new_judges
-from capricious.training.networks import NO_PICTURES, new_networks, warm_start
+from capricious.training.networks import new_networks
 from capricious.training.observers import Observer
 from capricious.training.outputs import Outputs
 from capricious.training.pace import Pace
@@ -35,6 +37,9 @@ from capricious.training.score import Scorer, held_out_scorer
 from capricious.training.state import TrainingState
 from capricious.training.stopping import Notice, Notices, sigterm_notices
 from capricious.training.strategy import Strategy
+from capricious.training.warm_start import NO_PICTURES, warm_start
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any], str | None], None]
 """Called on every process after each checkpoint with the metrics and the checkpoint (None where there is no new one).
@@ -123,10 +128,17 @@ class Run:
             memory_budget=0 if feed is not None else int(config.memory_budget_gb * 2**30),
             workers=config.num_workers,
         )
+        if config.mismatched and self.source.share < 2:
+            raise ConfigError(
+                "training.mismatched needs at least two pictures in each process: it shows the discriminator a sitter "
+                f"with another one's attributes; training.batch_size is {config.batch_size}"
+            )
+        if self.processes.rank == 0:
+            log.info("strategy %s, %d process(es), device %s", config.strategy, self.processes.world_size, device)
         autoencoder, discriminator = new_networks(config)
         learnt_before = NO_PICTURES
         if config.warm_start is not None:
-            learnt_before = warm_start(config.warm_start, autoencoder, discriminator)
+            learnt_before = warm_start(config.warm_start, autoencoder, discriminator, config.seed)
         ema = Ema(autoencoder, config.ema_kimg * 1000)
         self.state = TrainingState(
             autoencoder=spread.player(autoencoder, config.lr_generator),
@@ -135,6 +147,8 @@ class Run:
             pace=Pace(config),
         )
         ema.network.to(device)
+        if config.channels_last:  # laid out as the weights are, so that all are averaged in few passes
+            ema.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         judges = calibrated(new_judges(config, device), config, self.source)
         self.step = new_step(config, self.state.autoencoder, self.state.discriminator, judges)
         # With learns refinement the generator stays, and so would this score.

@@ -1,33 +1,23 @@
-"""The networks that are trained: made, warm-started, and how generator and encoder run as one."""
+"""The networks that are trained: made, and how generator and encoder run as one."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from capricious.errors import CapriciousError
 from capricious.model.adversary import AttributeAdversary
-from capricious.model.bundle import DEFAULT, INFO, TRAINING_PICTURES, load_bundle, pictures_of
 from capricious.model.discriminator import Discriminator
 from capricious.model.encoder import StyleEncoder
 from capricious.model.generator import Generator
-from capricious.model.layers import load_plain_state, plain_state
 from capricious.model.patches import AUTO_SHARE
 from capricious.model.put_back import exaggerate, put_back
 from capricious.model.refinement import Refinement, RefinementConfig
-from capricious.training import checkpoint
 from capricious.training.config import TrainingConfig
-
-log = logging.getLogger(__name__)
 
 
 class Renders(NamedTuple):
@@ -147,10 +137,17 @@ class Autoencoder(nn.Module):
         return swapped if self.strength is None else exaggerate(image, label_map, swapped, self.strength)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """While it is open, weights are drawn from `seed`; afterwards PyTorch draws on as if nothing had been."""
+    with torch.random.fork_rng(devices=[]):  # of the CPU alone, where networks are made
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def new_networks(config: TrainingConfig) -> tuple[Autoencoder, Discriminator]:
     """Makes the networks, the same ones for the same seed in every process."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         learns = config.learns == "all"
         generator, encoder = Generator(config.generator, spectral=learns), StyleEncoder(config.encoder, spectral=learns)
         generator.distinct_share = _distinct_share(config)
@@ -175,74 +172,3 @@ def _distinct_share(config: TrainingConfig) -> float:
         return config.distinct_share
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     return 0.0 if cuda or config.compile else AUTO_SHARE
-
-
-NO_PICTURES = np.zeros(0, np.uint64)
-
-
-def warm_start(source: str, autoencoder: Autoencoder, discriminator: Discriminator) -> np.ndarray:
-    """Loads weights that another run left, before any optimizer is made.
-
-    Args:
-        source: the run's `weights` folder, which may lack the discriminator; or a bundle, which has none.
-
-    Returns:
-        uint64 names of the pictures that those weights have learnt, as far as they are recorded.
-
-    Raises:
-        CapriciousError: the folder lacks the generator or the encoder, or they have another shape.
-    """
-    if source == DEFAULT or (Path(source) / INFO).is_file():
-        return _from_bundle(source, autoencoder)
-    folder = Path(source)
-    networks: dict[str, nn.Module] = {"generator": autoencoder.generator, "encoder": autoencoder.encoder}
-    if autoencoder.refinement is not None:
-        networks["refinement"] = autoencoder.refinement
-    for name, network in {**networks, "discriminator": discriminator}.items():
-        path = folder / f"{name}.safetensors"
-        if path.is_file():
-            _fill(network, path)
-        elif name == "refinement":
-            log.info("%s is missing: changes are put back as they are at first", path)
-        elif name == "discriminator":
-            log.warning("%s is missing: %s", path, _ANEW)
-        else:
-            raise CapriciousError(
-                f"training.warm_start: {path} is missing; give the weights folder of another run, or a bundle"
-            )
-    pictures = folder / TRAINING_PICTURES
-    return pictures_of(pictures.read_bytes()) if pictures.is_file() else NO_PICTURES
-
-
-def _fill(network: nn.Module, path: Path) -> None:
-    """Loads weights that a run left; its spectral norms are worked in where the network has none, and the other way
-    round they start anew."""
-    spectral = any(parametrize.is_parametrized(module) for module in network.modules())
-    with safe_open(path, "pt") as file:
-        names = file.keys()
-    if spectral == any(".parametrizations." in name for name in names):
-        checkpoint.load_module(network, path)
-    elif spectral:
-        load_plain_state(network, load_file(path))
-    else:
-        assert isinstance(network, Generator | StyleEncoder)
-        learner: nn.Module = type(network)(network.config)  # type: ignore[arg-type]
-        checkpoint.load_module(learner, path)
-        network.load_state_dict(plain_state(learner))
-
-
-_ANEW = "the discriminator starts anew, and the first pictures may get worse"
-
-
-def _from_bundle(source: str, autoencoder: Autoencoder) -> np.ndarray:
-    bundle = load_bundle(source)
-    for network, filled in ((autoencoder.generator, bundle.generator), (autoencoder.encoder, bundle.encoder)):
-        wanted, found = asdict(network.config), asdict(filled.config)
-        if other := [f"{key} {found[key]}, not {wanted[key]}" for key in wanted if wanted[key] != found[key]]:
-            kind = type(network).__name__
-            raise CapriciousError(f"training.warm_start: {source} does not fit: its {kind} has {'; '.join(other)}")
-        load_plain_state(network, filled.state_dict())
-    if autoencoder.refinement is not None and bundle.refinement is not None:
-        autoencoder.refinement.load_state_dict(bundle.refinement.state_dict())
-    log.info("%s is a bundle: %s", source, _ANEW)
-    return NO_PICTURES if bundle.training_pictures is None else bundle.training_pictures

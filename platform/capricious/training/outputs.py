@@ -16,7 +16,7 @@ from torch import nn
 from capricious.config import to_mapping
 from capricious.data import storage
 from capricious.data.records import picture_names
-from capricious.errors import ConfigError
+from capricious.errors import CapriciousError, ConfigError
 from capricious.model.bundle import TRAINING_PICTURES, pictures_file, save_bundle
 from capricious.model.learnt import Learnt
 from capricious.training import augment, checkpoint, checkpoint_store, observers
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 SITTERS = 8
 """Rows of a sample grid."""
+
+CHUNK = 16
+"""Pictures that go at once through the network to release, when its statistics are measured."""
 
 
 class Outputs:
@@ -72,6 +75,7 @@ class Outputs:
         self._prometheus: observers.Prometheus | None = None
         self._exported: tuple[int, Autoencoder] | None = None
         self._learnt_before = learnt_before
+        self._require_score()
         self._shown = source.take(torch.linspace(0, len(source.dataset) - 1, SITTERS).long().numpy())
 
     def resume(self) -> None:
@@ -83,7 +87,7 @@ class Outputs:
         self._store.require_shared()
         if newest := checkpoint_store.latest(self.out):
             saved = checkpoint.read_state(newest)
-            checkpoint.refuse_other_run(saved, self._identity(), self.out)
+            checkpoint.refuse_other_run(saved, self._identity(), self.out, to_mapping(TrainingConfig()))
             with self._store.opened(newest) as folder:
                 self._state.load(folder, saved)
             if self._first:
@@ -92,7 +96,11 @@ class Outputs:
             self._open_observers()
 
     def log(self, meter: Meter, started: float) -> dict[str, Any]:
-        """Reads the meter and tells all observers; returns the metrics."""
+        """Reads the meter and tells all observers; returns the metrics.
+
+        Raises:
+            CapriciousError: the weights are no numbers any more.
+        """
         seen, config = self._state.images_seen, self.config
         measured = meter.read(seen, self._processes)
         elapsed = time.monotonic() - started
@@ -112,10 +120,16 @@ class Outputs:
             metrics["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated(self._processes.device) / 2**30, 3)
         for observe in self._observers:
             observe(metrics)
+        self._refuse_divergence()
         return metrics
 
     def snapshot(self) -> None:
-        """Writes a sample grid and the newest weights."""
+        """Writes a sample grid and the newest weights.
+
+        Raises:
+            CapriciousError: they are no numbers any more.
+        """
+        self._refuse_divergence()
         with self._state.discriminator.gathered():
             if not self._first:
                 return
@@ -138,12 +152,19 @@ class Outputs:
         self._folder.publish()
 
     def checkpoint(self, metrics: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Writes a checkpoint, its bundle and a sample grid; returns the metrics with the scores, and where it is."""
-        scores = self._scores()
+        """Writes a checkpoint, its bundle and a sample grid; returns the metrics with the scores, and where it is.
+
+        Raises:
+            CapriciousError: the weights are no numbers any more.
+        """
+        self._refuse_divergence()
+        scores, kimg = self._scores(), self._state.images_seen / 1000
+        metrics = {**metrics, "kimg": kimg, **scores}
         if scores:
-            metrics = {**metrics, **scores}
             for observe in self._observers:
-                observe({"kimg": self._state.images_seen / 1000, **scores})
+                observe({"kimg": kimg, **scores})
+        # Each process has measured its own share, and a continued one gets what the first has saved.
+        self._state.pace.share(self._processes)
         state = {**self._state.numbers(), **self._identity(), "scores": scores}
 
         def save(folder: Path) -> None:
@@ -206,6 +227,26 @@ class Outputs:
         own = picture_names(dataset.portrait(i).id for i in range(len(dataset)))
         return np.union1d(own, self._learnt_before)
 
+    def _refuse_divergence(self) -> None:
+        if self._state.is_finite():
+            return
+        good = checkpoint_store.latest(self.out)
+        begin = f"begin anew from {storage.join(good, 'bundle')} (--training.warm-start)" if good else "begin anew"
+        raise CapriciousError(
+            f"{self.out}: the training has diverged: after {self._state.images_seen} pictures its weights are no "
+            f"numbers any more, and none of them was saved; {begin} in another --out, with lower learning rates, "
+            "--training.r1.weight 1, or fp32 instead of bf16"
+        )
+
+    def _require_score(self) -> None:
+        """Raises ConfigError, on every process, where checkpoints will not have the score that decides on the best."""
+        wanted, given = self.config.best_by, [name for scorer in self._scorers for name in scorer.names]
+        if self._processes.total(int(self._first and wanted is not None and wanted not in given)):
+            raise ConfigError(
+                f"training.best_by is {wanted!r}, but checkpoints are scored by: {', '.join(given) or 'nothing'}; "
+                "choose one of these, or leave it out (held_out/l1 needs a dataset with a test split)"
+            )
+
     def _export(self) -> Autoencoder:
         """The network to release, on the first process: the averaged weights with statistics of their own."""
         seen = self._state.images_seen
@@ -214,30 +255,25 @@ class Outputs:
         return self._exported[1]
 
     def _training_batches(self) -> Iterator[tuple[Batch, augment.Draws]]:
-        """The next training batches and their draws: the same ones whoever asks, and however often."""
+        """The next training pictures with draws: the same ones whoever asks, and however often."""
         config, device = self.config, self._processes.device
-        for k in range(config.recalibrate_batches):
-            position = self._state.images_seen + k * config.batch_size
+        # Not batch by batch: all processes' pictures of a step may be more than this one's device can hold.
+        for k in range(-(-config.recalibrate_batches * config.batch_size // CHUNK)):
+            position = self._state.images_seen + k * CHUNK
             draws = augment.draw(
                 config.seed,
                 position,
-                config.batch_size,
+                CHUNK,
                 latent=config.network.latent,
                 ages=(config.swap.min_age, config.swap.max_age),
             )
-            indices = self._source.stream.indices(position, config.batch_size)
-            yield self._source.take(indices), draws.to(device)
+            yield self._source.take(self._source.stream.indices(position, CHUNK)), draws.to(device)
 
     def _scores(self) -> dict[str, float]:
-        network = self._export() if self._first and self._scorers else None
-        scores = {} if network is None else dict(item for scorer in self._scorers for item in scorer(network).items())
-        wanted = self.config.best_by
-        if self._first and wanted is not None and wanted not in scores:
-            raise ConfigError(
-                f"training.best_by is {wanted!r}, but checkpoints are scored by: {', '.join(scores) or 'nothing'}; "
-                "choose one of these, or leave it out (held_out/l1 needs a dataset with a test split)"
-            )
-        return scores
+        if not (self._first and self._scorers):
+            return {}
+        network = self._export()
+        return dict(item for scorer in self._scorers for item in scorer(network).items())
 
     def _save_bundle(self, folder: Path, scores: dict[str, float]) -> None:
         network = self._export()

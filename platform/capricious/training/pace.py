@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from capricious.training.config import TrainingConfig
+from capricious.training.strategy import Processes
 
 
 class Pace:
@@ -53,6 +54,10 @@ class Pace:
             self.augment = min(
                 max(self.augment + (change if sign > self._config.augment.target else -change), 0.0), 1.0
             )
+
+    def share(self, processes: Processes) -> None:
+        """Replaces what this process has measured by the mean over all, of which `decide` makes the same."""
+        self.measured = processes.mean(self.measured.to(processes.device))
 
     def state(self) -> dict[str, float | int]:
         """What a checkpoint keeps."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,9 +14,21 @@ from capricious.training.batches import Batch, BatchSource
 from capricious.training.datasets import JoinedDatasets
 from capricious.training.networks import Autoencoder
 
-Scorer = Callable[[Autoencoder], dict[str, float]]
-"""Scores the network that is about to be saved, in eval mode on the device of the first process, which alone calls
-it while the others wait: seconds, not minutes."""
+
+class Scorer(Protocol):
+    """Scores checkpoints.
+
+    Attributes:
+        names: of the scores.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, autoencoder: Autoencoder) -> dict[str, float]:
+        """Scores the network that is about to be saved, in eval mode on the device of the first process, which alone
+        calls it while the others wait: seconds, not minutes."""
+        ...
+
 
 HELD_OUT_L1 = "held_out/l1"
 COUNT, CHUNK = 64, 8
@@ -29,6 +42,8 @@ class HeldOutReconstruction:
     Args:
         source: batches of the held-out portraits.
     """
+
+    names: tuple[str, ...] = (HELD_OUT_L1,)
 
     def __init__(self, source: BatchSource):
         count = min(COUNT, len(source.dataset))

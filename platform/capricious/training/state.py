@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from capricious.training import checkpoint
 from capricious.training.ema import Ema
 from capricious.training.networks import Autoencoder
@@ -26,6 +28,10 @@ class TrainingState:
     ema: Ema[Autoencoder]
     pace: Pace
     images_seen: int = 0
+
+    def is_finite(self) -> bool:
+        """Whether the averaged weights are numbers. They are not for long when those of either player are not."""
+        return bool(torch.stack([weight.isfinite().all() for weight in self.ema.network.parameters()]).all())
 
     def save(self, folder: Path, first: bool) -> None:
         """Writes this process's files; all processes call it, the `first` writes what all have alike."""
