@@ -23,7 +23,7 @@ from capricious.cluster import render_shard
 from capricious.cluster import verify as verify_module
 from capricious.cluster.estimate import estimate
 from capricious.cluster.ledger import done_shards, part_uri, portraits
-from capricious.cluster.plan import read_plan
+from capricious.cluster.plan import PLAN, read_plan
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render import render
 from capricious.cluster.render_config import Gate, RenderConfig
@@ -231,6 +231,16 @@ def test_another_parameter_on_the_same_output_is_refused_by_name(config, tmp_pat
     ):
         with pytest.raises(CapriciousError, match=f"another {field}"):
             render(replace(config, **change))
+
+
+def test_a_run_of_another_layout_is_not_continued(config):
+    render(config)
+    plan = Path(config.out, PLAN)
+    fields = json.loads(plan.read_text())
+    del fields["layout"]  # as before there were layouts
+    plan.write_text(json.dumps(fields))
+    with pytest.raises(CapriciousError, match="another layout"):
+        render(config)
 
 
 def test_failed_portraits_are_tried_again_on_request_and_only_they(config, collection, bundle, tmp_path):

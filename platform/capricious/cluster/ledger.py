@@ -45,6 +45,9 @@ LEDGER_SCHEMA = pa.schema(
 )
 Row = dict[str, Any]
 
+LAYOUT = 2
+"""Of OUT: how folders are named and what the ledger says. A run that was started with another is not continued."""
+
 
 def render_id(plan: Plan, uri: str, product: str) -> str:
     """Names a row: 32 hexadecimal digits that depend on the plan's fingerprint, the portrait and the product."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import PurePosixPath
 from typing import Any
 
 from capricious.cluster import ledger
 from capricious.cluster.plan import Plan, read_plan
 from capricious.data import storage
+from capricious.data.titles import title_of
 from capricious.render.deliverables import WHOLE
 from capricious.render.exhibition import Exhibit
 from capricious.render.gallery import GalleryWriter
@@ -64,7 +64,7 @@ def exhibits(out: str, below: str) -> list[Exhibit]:
         if rows[0]["status"] == "ok":
             files = {row["product"]: f"{below}/{row['file']}" for row in rows}
             sitters = "one sitter" if rows[0]["faces"] == 1 else f"{rows[0]['faces']} sitters"
-            title = PurePosixPath(rows[0]["uri"]).stem
+            title = title_of(rows[0]["uri"])
             hung.append(Exhibit(title, sitters, rows[0]["uri"], files["sheet"], files["animation"]))
     return hung
 
@@ -83,7 +83,7 @@ def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:
     first = portrait[0]
     entry = {
         "folder": first["render_id"],
-        "title": PurePosixPath(first["uri"]).stem,
+        "title": title_of(first["uri"]),
         "uri": first["uri"],
         "rights": first["rights"],
     }

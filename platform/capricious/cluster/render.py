@@ -8,7 +8,7 @@ from typing import Any
 
 import capricious
 from capricious.annotate.annotator import parser_sha256
-from capricious.cluster.ledger import done_shards, has_status
+from capricious.cluster.ledger import LAYOUT, done_shards, has_status
 from capricious.cluster.plan import exit_code, make_plan
 from capricious.cluster.publish import publish
 from capricious.cluster.render_config import RenderConfig, excluded
@@ -47,6 +47,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
     refuse_unlearnt(bundle.learnt, config.sweep.variants())
     return {
         "code_version": capricious.__version__,
+        "layout": LAYOUT,
         "bundle_sha256": bundle.sha256,
         "sweep": asdict(config.sweep),
         "products": config.deliverables.products(config.sweep),
