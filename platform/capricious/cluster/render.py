@@ -16,7 +16,7 @@ from capricious.cluster.render_shard import RenderShard, read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import run_shards
 from capricious.data import storage
-from capricious.data.annotations import PreparedAnnotations
+from capricious.data.annotations import fingerprint
 from capricious.render.picture import FACES
 from capricious.render.sweep import refuse_unlearnt
 
@@ -41,7 +41,8 @@ def asked(config: RenderConfig) -> dict[str, Any]:
     """Everything besides the collection that determines what is rendered.
 
     Raises:
-        ConfigError: the sweep asks for an attribute that the bundle has never seen.
+        CapriciousError: the sweep asks for an attribute that the bundle has never seen, or the prepared dataset is
+            incomplete or of a lower resolution than the bundle's.
     """
     bundle = read_bundle(config.bundle)
     refuse_unlearnt(bundle.learnt, config.sweep.variants())
@@ -57,7 +58,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "style_sha256": _sha256(config.style),
         "rights": config.rights,
         "exclude_sha256": hashlib.sha256("\n".join(sorted(excluded(config))).encode()).hexdigest(),
-        "prepared_sha256": PreparedAnnotations.fingerprint(config.prepared) if config.prepared else None,
+        "prepared_sha256": fingerprint(config.prepared, bundle.info["resolution"]) if config.prepared else None,
         "annotator": asdict(config.annotator),
         "parser_sha256": parser_sha256(config.annotator),
     }

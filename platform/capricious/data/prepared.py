@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from capricious.data import storage
+from capricious.data.ahead import ahead
 from capricious.data.records import PORTRAIT_SCHEMA, REJECT_SCHEMA, SCHEMA_VERSION, Portrait
 from capricious.data.tables import read_table, write_table
 from capricious.errors import CapriciousError
@@ -73,9 +73,8 @@ def read_receipts(out: str) -> dict[int, dict[str, Any]]:
     if not storage.exists(folder):
         return {}
     files = [uri for uri in storage.list_files(folder) if uri.endswith(".json")]
-    with ThreadPoolExecutor(16) as threads:  # small files in a far store: waiting is all it costs
-        receipts = map(json.loads, threads.map(storage.read, files))
-        return {receipt["shard"]: receipt for receipt in receipts}
+    receipts = map(json.loads, ahead(storage.read, files))
+    return {receipt["shard"]: receipt for receipt in receipts}
 
 
 def reopen(out: str, shards: Iterable[int]) -> None:
