@@ -8,9 +8,9 @@ from typing import Any
 
 import capricious
 from capricious.annotate.annotator import parser_sha256
-from capricious.cluster.ledger import LAYOUT, done_shards, has_status
+from capricious.cluster.ledger import LAYOUT, done_shards, failed_shards
 from capricious.cluster.plan import exit_code, make_plan
-from capricious.cluster.publish import publish
+from capricious.cluster.publish import publish, published, unpublish
 from capricious.cluster.render_config import RenderConfig, excluded
 from capricious.cluster.render_shard import RenderShard, read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
@@ -99,10 +99,11 @@ def render(config: RenderConfig) -> RenderOutcome:
     require_cpus(workers, f"render with {workers} workers")
     plan = make_plan(config, asked(config), workers, together=FACES)
     done = set(done_shards(plan))
-    retry = frozenset(s for s in done if config.retry == "failed" and has_status(plan.out, s, "failed"))
+    retry = frozenset(failed_shards(plan)) & done if config.retry == "failed" else frozenset()
     todo = [shard for shard in range(plan.shards) if shard not in done or shard in retry]
+    if todo:
+        unpublish(plan)
     arguments = {"config": config, "plan": plan, "retry": retry}
     run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(config.device == "cuda"))
-    storage.remove_partial(plan.out)
-    report = publish(plan)
+    report = published(plan) or publish(plan)
     return RenderOutcome(report["portraits"], report["ok"], report["skipped"], report["reasons"], report["rights"])

@@ -84,7 +84,7 @@ class RenderShard(ShardWorker):
                 rows[source.uri] = rows_of(self.plan, source, "failed", attempt, rejection)
             else:
                 rows[source.uri] = [{**row, "attempts": attempt} for row in result]
-        write_part(self.out, shard, (row for source in sources for row in rows[source.uri]))
+        write_part(self.out, shard, [row for source in sources for row in rows[source.uri]])
         failed = sum(found[0]["status"] == "failed" for found in rows.values())
         return {"done": len(rows) - failed, "failed": failed}
 

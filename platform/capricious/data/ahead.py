@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,3 +28,23 @@ def ahead(do: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Resul
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextmanager
+def behind(do: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """Gives a function that does as `do` in threads, at most THREADS at a time; all is done when the block has ended.
+
+    Raises:
+        Exception: as `do` did, in a later call or at the end of the block.
+    """
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(THREADS) as threads:
+
+        def later(*arguments: Any) -> None:
+            if len(waiting) == THREADS:
+                waiting.popleft().result()
+            waiting.append(threads.submit(do, *arguments))
+
+        yield later
+        for done in waiting:
+            done.result()

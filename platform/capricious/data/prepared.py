@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -135,9 +136,9 @@ def read_shard(out: str, table: str, shard: int, columns: list[str] | None = Non
 
 def read_rejects(out: str) -> Iterator[dict[str, str]]:
     """Yields the rejects of a complete dataset as rows of REJECT_SCHEMA."""
-    for entry in read_manifest(out)["shards"]:
-        if entry["rejects"]:
-            yield from read_shard(out, "rejects", entry["shard"]).to_pylist()
+    shards = [entry["shard"] for entry in read_manifest(out)["shards"] if entry["rejects"]]
+    for table in ahead(partial(read_shard, out, "rejects"), shards):
+        yield from table.to_pylist()
 
 
 def spread(out: str, count: int) -> list[Portrait]:
@@ -171,8 +172,9 @@ class PreparedDataset:
         self.path = path
         self.resolution: int = manifest["resolution"]
         self.fingerprint = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-        shards = [read_shard(path, "portraits", entry["shard"]) for entry in manifest["shards"]]
-        rows = pa.concat_tables(shards or [PORTRAIT_SCHEMA.empty_table()])
+        shards = [entry["shard"] for entry in manifest["shards"]]
+        tables = list(ahead(partial(read_shard, path, "portraits"), shards))
+        rows = pa.concat_tables(tables or [PORTRAIT_SCHEMA.empty_table()])
         if split is not None:
             rows = rows.filter(pc.equal(rows["split"], split))
         if len(rows) == 0:
