@@ -45,9 +45,9 @@ def test_each_picture_is_looked_up_by_its_address(dataset):
 
 def test_a_worker_reads_the_shards_of_its_own_pictures_and_no_others(dataset, monkeypatch):
     sources = looked_up(dataset, "s3://museum/2.jpg", "s3://museum/3.jpg")
-    opened, open_binary = [], storage.open_binary
-    monkeypatch.setattr(storage, "open_binary", lambda uri: opened.append(uri) or open_binary(uri))
-    monkeypatch.setattr(storage, "read", lambda uri: pytest.fail(f"{uri} was read"))
+    opened, read = [], storage.read
+    monkeypatch.setattr(storage, "read", lambda uri: opened.append(uri) or read(uri))
+    monkeypatch.setattr(storage, "open_binary", lambda uri: pytest.fail(f"{uri} was opened"))
     annotations = PreparedAnnotations(dataset)
     ages = [[face.attributes.age for face in annotations.faces(source, "")] for source in sources]
     assert ages == [[2], [3, 3]]

@@ -22,7 +22,9 @@ def write_table(uri: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> 
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Reads a Parquet file, or some of its columns; from a far store, only these are sent."""
+    """Reads a Parquet file, or some of its columns; from a far store, only these are sent, or all by one request."""
+    if columns is None:
+        return pq.read_table(pa.BufferReader(storage.read(uri)))
     with storage.open_binary(uri) as file:
         return pq.read_table(file, columns=columns)
 

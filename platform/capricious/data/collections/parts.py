@@ -19,7 +19,7 @@ def write_part(out: str, shard: int, sources: list[Source]) -> None:
 
 def read_uris(out: str, shard: int) -> list[str]:
     """Reads the addresses of one shard's inputs."""
-    return read_table(part_uri(out, shard), ["uri"])["uri"].to_pylist()
+    return read_table(part_uri(out, shard))["uri"].to_pylist()  # small, and whole by one request
 
 
 def read_part(out: str, shard: int) -> list[Source]:
