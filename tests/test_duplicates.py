@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capricious.data.duplicates import find_near_duplicates, group_by_distance
+from capricious.data import duplicates
+from capricious.data.duplicates import affordable_threshold, find_near_duplicates, group_by_distance
 from capricious.data.records import PORTRAIT_SCHEMA
 from capricious.errors import CapriciousError
-from capricious.faces.perceptual_hash import BITS, hamming
+from capricious.faces.perceptual_hash import BITS, SAME_PICTURE, hamming
 
 
 def flipped(value: bytes, bits: int, random: np.random.Generator) -> bytes:
@@ -70,6 +71,20 @@ def test_100_000_copies_of_a_few_pictures_are_no_burden():
     few = np.random.default_rng(0).integers(0, 256, (3, 32), np.uint8)
     groups = group_by_distance(np.tile(few, (33_333, 1)), 31)
     assert [len(group) for group in groups] == [33_333] * 3
+
+
+def test_work_that_is_cut_small_finds_the_same(monkeypatch):
+    random = np.random.default_rng(0)
+    hashes = [random.bytes(32) for _ in range(20)]
+    hashes += [flipped(hashes[random.integers(len(hashes))], 30, random) for _ in range(60)]
+    expected = brute_force(hashes, 39)
+    monkeypatch.setattr(duplicates, "_AT_ONCE", 7)
+    assert [group.tolist() for group in group_by_distance(as_array(hashes), 39)] == expected
+
+
+def test_the_more_portraits_the_nearer_the_copies_that_are_sought():
+    assert [affordable_threshold(count) for count in (0, 100_000, 1_400_000)] == [SAME_PICTURE] * 3
+    assert [affordable_threshold(count) for count in (3_000_000, 10_000_000, 1_000_000_000)] == [31, 15, 0]
 
 
 @pytest.mark.parametrize("threshold", [-1, BITS])

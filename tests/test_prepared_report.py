@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from training_tools import made_up_portraits
 
+from capricious.data import duplicates
 from capricious.data.collections import Source
 from capricious.data.collections.parts import write_part
 from capricious.data.prepared import write_manifest, write_shard
@@ -169,6 +170,14 @@ def test_the_page_tells_what_was_counted(tmp_path):
     assert "bisenet" in words and "made up" in words and "CC0 25" in words and "not stated 26" in words
     assert page.tags["svg"] == len(MEASURES)
     assert len(page.images) == 24 * 2 + 2  # crops, label maps, copies; the reject has a tile
+    assert "hashes differ" not in words
+
+
+def test_the_page_says_so_where_there_are_too_many_portraits_for_a_whole_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "COMPARISONS", 1)  # in place of 20 million portraits
+    words = report_of(write_dataset(tmp_path, [(portraits(50), [])], {"shard": 1.0})).words()
+    assert "No two portraits look like copies of one picture." in words
+    assert "only those were compared whose hashes differ in at most 17 of 256 bits" in words
 
 
 def test_tables_count_each_group_once(tmp_path):

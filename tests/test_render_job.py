@@ -17,14 +17,16 @@ from credentials_tools import make_signer
 from skimage.data import astronaut, coffee
 
 from capricious.annotate.annotator import AnnotatorConfig
+from capricious.cluster import ledger as ledger_module
 from capricious.cluster import prepare as prepare_module
 from capricious.cluster import render as render_module
 from capricious.cluster import render_shard
 from capricious.cluster import verify as verify_module
 from capricious.cluster.estimate import estimate
-from capricious.cluster.ledger import done_shards, part_uri, portraits
-from capricious.cluster.plan import read_plan
+from capricious.cluster.ledger import done_shards, failed_shards, part_uri, portraits
+from capricious.cluster.plan import PLAN, read_plan
 from capricious.cluster.prepare import PrepareConfig, prepare
+from capricious.cluster.publish import CHECKSUMS, GALLERY, REPORT
 from capricious.cluster.render import render
 from capricious.cluster.render_config import Gate, RenderConfig
 from capricious.cluster.verify import VerifyConfig, verify
@@ -233,6 +235,16 @@ def test_another_parameter_on_the_same_output_is_refused_by_name(config, tmp_pat
             render(replace(config, **change))
 
 
+def test_a_run_of_another_layout_is_not_continued(config):
+    render(config)
+    plan = Path(config.out, PLAN)
+    fields = json.loads(plan.read_text())
+    del fields["layout"]  # as before there were layouts
+    plan.write_text(json.dumps(fields))
+    with pytest.raises(CapriciousError, match="another layout"):
+        render(config)
+
+
 def test_failed_portraits_are_tried_again_on_request_and_only_they(config, collection, bundle, tmp_path):
     copy = tmp_path / "museum"
     copy.mkdir()
@@ -252,6 +264,42 @@ def test_failed_portraits_are_tried_again_on_request_and_only_they(config, colle
     assert [row["attempts"] for row in rows["late.jpg"]] == [2] * 4 and rows["good.jpg"][0]["attempts"] == 1
     assert good.stat().st_mtime_ns == written
     assert verify(VerifyConfig(config.out)).problems == 0
+
+
+def test_what_has_failed_is_told_by_a_listing(config, collection, monkeypatch):
+    config = replace(config, shard_size=1, rights="any")
+    render(config)
+    plan = read_plan(config.out)
+    monkeypatch.setattr(ledger_module, "read_table", lambda uri: pytest.fail(f"{uri} was read"))
+    assert [shard for shard in done_shards(plan) if shard in failed_shards(plan)] == [3, 4]  # still-life and lost
+    monkeypatch.undo()
+    ledger_module.write_part(config.out, 4, [{**row, "status": "ok"} for row in ledger(config)["lost.jpg"]])
+    assert failed_shards(plan) == [3]
+
+
+def test_what_is_published_is_written_anew_only_when_the_ledger_has_changed(config):
+    config = replace(config, shard_size=1)
+    first = render(config)
+    files = [Path(config.out, name) for name in (REPORT, CHECKSUMS, GALLERY)]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert render(config) == first
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert render(replace(config, retry="failed")) == first
+    assert all(file.stat().st_mtime_ns > old for file, old in zip(files, before, strict=True))
+
+
+def test_a_killed_retry_leaves_no_report_of_another_ledger(config, monkeypatch):
+    config = replace(config, shard_size=1)
+    first = render(config)
+
+    def killed(*arguments, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(render_module, "run_shards", killed)
+        render(replace(config, retry="failed"))
+    assert not Path(config.out, REPORT).exists()
+    assert render(config) == first and Path(config.out, REPORT).exists()
 
 
 def test_rights_that_must_be_stated_and_pictures_that_must_stay_out(config, collection, tmp_path):
@@ -334,6 +382,18 @@ def test_annotations_that_do_not_fit_the_picture_are_a_reason(config, collection
     copy.mkdir()
     (copy / "new.jpg").write_bytes((collection / "1907.17.jpg").read_bytes())
     assert render(replace(config, source=str(copy))).reasons == {"prepared: not-prepared": 1}
+
+
+def test_what_prepare_rejected_is_not_decoded(config, monkeypatch):
+    decoded, read_scan = [], render_shard.read_scan
+
+    def read(data, name):
+        decoded.append(name)
+        return read_scan(data, name=name)
+
+    monkeypatch.setattr(render_shard, "read_scan", read)
+    assert render(config).reasons["detect: no-face"] == 1
+    assert [Path(name).name for name in decoded] == ["1907.17.jpg", "1907.19.jpg"]
 
 
 def test_a_full_disk_is_said_plainly_and_can_be_resumed(config, small_disk):

@@ -76,6 +76,7 @@ def estimate(config: RenderConfig) -> Estimate:
             sample[place] = source
     if not portraits:
         raise CapriciousError(f"{config.source} has no files")
+    sample = list(config.looked_up(sample))
     worker = RenderShard(config, Plan(config.out, {**asked(config), "rights_stated": int(stated)}))
     _sizes(worker, sample[:1])
     started = time.perf_counter()

@@ -32,9 +32,10 @@ from capricious.cluster.render_shard import read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards, tried_together
 from capricious.data import storage
+from capricious.data.ahead import ahead
 from capricious.data.prepared import MANIFEST
 from capricious.data.records import REJECT_SCHEMA, Face, Portrait
-from capricious.data.tables import read_table, write_table
+from capricious.data.tables import part_numbers, read_table, write_table
 from capricious.errors import CapriciousError, ConfigError
 from capricious.evaluate.evaluation import BundleInfo, evaluation
 from capricious.evaluate.evaluation_report import report_page
@@ -47,6 +48,7 @@ from capricious.render.renderer import Renderer, fit
 from capricious.render.sweep import Sweep, parse_ages
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+MEASURED = "measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +210,7 @@ class MeasureShard(ShardWorker):
 
 def measured_uri(out: str, shard: int) -> str:
     """Names the measurements of one shard; their presence says that the shard is done."""
-    return storage.join(out, "measured", f"part-{shard:05d}.parquet")
+    return storage.join(out, MEASURED, f"part-{shard:05d}.parquet")
 
 
 def rejects_uri(out: str, shard: int) -> str:
@@ -244,7 +246,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
         "extractors": {**extractor_hashes(missing), **_reader()},
     }
     plan = _make_plan(out, asked, chosen, shard_size(len(chosen), workers, config.shard_size))
-    todo = [shard for shard in range(plan.shards) if not storage.exists(measured_uri(out, shard))]
+    todo = sorted(set(range(plan.shards)) - part_numbers(storage.join(out, MEASURED)))
     arguments = {
         "out": out,
         "bundles": addresses,
@@ -275,7 +277,8 @@ def _finish(plan: Plan, bundles: list[BundleInfo], missing: dict[str, str], comp
 
 
 def _read_all(out: str, uri: Callable[[str, int], str], shards: int) -> list[dict[str, Any]]:
-    return [row for shard in range(shards) for row in read_table(uri(out, shard)).to_pylist()]
+    tables = ahead(lambda shard: read_table(uri(out, shard)), range(shards))
+    return [row for table in tables for row in table.to_pylist()]
 
 
 def _datasets(config: EvaluateConfig, out: str, resolution: int) -> Iterator[Dataset]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from capricious.cluster.plan import select
 from capricious.data import storage
+from capricious.data.ahead import ahead
 from capricious.data.prepared import read_manifest, read_shard
 from capricious.data.records import Portrait, picture_names
 from capricious.data.tables import read_table, write_table
@@ -52,12 +54,13 @@ def choose(datasets: Iterable[Dataset], limit: int) -> list[Chosen]:
     chosen: dict[str, Chosen] = {}
     for dataset in datasets:
         found: dict[str, Chosen] = {}
-        for entry in read_manifest(dataset.uri)["shards"]:
-            table = read_shard(dataset.uri, "portraits", entry["shard"], ["id", "split"])
+        shards = [entry["shard"] for entry in read_manifest(dataset.uri)["shards"]]
+        tables = ahead(partial(read_shard, dataset.uri, "portraits", columns=["id", "split"]), shards)
+        for shard, table in zip(shards, tables, strict=True):
             for row, values in enumerate(table.to_pylist()):
                 id = values["id"]
                 if dataset.split in (None, values["split"]) and id not in chosen:
-                    found.setdefault(id, Chosen(dataset.uri, dataset.medium, entry["shard"], row, id))
+                    found.setdefault(id, Chosen(dataset.uri, dataset.medium, shard, row, id))
         if not found:
             remedy = "choose another --split, or prepare it with a --test-share" if dataset.split else "see its rejects"
             raise CapriciousError(f"{dataset.uri} has no (new) portraits in split {dataset.split or 'all'!r}; {remedy}")

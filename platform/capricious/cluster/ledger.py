@@ -2,6 +2,7 @@
 
 ::
 
+    out/failed/part-00000           empty; its presence says that there are failed rows in shard 0
     out/ledger/part-00000.parquet   the rows of shard 0, written last; its presence says that the shard is done
 
 The rows follow from the plan alone (`planned`): every portrait has every product. So whoever reads plan and ledger can
@@ -12,16 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from capricious.cluster.plan import Plan
 from capricious.data import storage
+from capricious.data.ahead import ahead
 from capricious.data.collections import Source
 from capricious.data.collections.parts import read_part
-from capricious.data.tables import read_table, write_table
+from capricious.data.tables import part_numbers, read_table, write_table
 from capricious.errors import Rejection
 
 LEDGER_SCHEMA = pa.schema(
@@ -44,6 +47,9 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 Row = dict[str, Any]
+
+LAYOUT = 2
+"""Of OUT: how folders are named and what the ledger says. A run that was started with another is not continued."""
 
 
 def render_id(plan: Plan, uri: str, product: str) -> str:
@@ -82,9 +88,18 @@ def part_uri(out: str, shard: int) -> str:
     return storage.join(out, "ledger", f"part-{shard:05d}.parquet")
 
 
-def write_part(out: str, shard: int, rows: Iterable[Row]) -> None:
+def _failed_uri(out: str, shard: int) -> str:
+    return storage.join(out, "failed", f"part-{shard:05d}")
+
+
+def write_part(out: str, shard: int, rows: Sequence[Row]) -> None:
     """Writes one shard of the ledger, all of it or nothing."""
+    failed = any(row["status"] == "failed" for row in rows)
+    if failed:  # before the rows: what a kill leaves behind may name too many shards, but never too few
+        storage.write_atomic(_failed_uri(out, shard), b"")
     write_table(part_uri(out, shard), rows, LEDGER_SCHEMA)
+    if not failed:
+        storage.remove(_failed_uri(out, shard))
 
 
 def read_rows(out: str, shard: int) -> list[Row]:
@@ -94,23 +109,19 @@ def read_rows(out: str, shard: int) -> list[Row]:
 
 def done_shards(plan: Plan) -> list[int]:
     """Lists the shards whose ledger is written."""
-    folder = storage.join(plan.out, "ledger")
-    if not storage.exists(folder):
-        return []
-    there = {uri.rpartition("/")[2] for uri in storage.list_files(folder)}
-    return [shard for shard in range(plan.shards) if part_uri(plan.out, shard).rpartition("/")[2] in there]
+    return sorted(part_numbers(storage.join(plan.out, "ledger")))
 
 
-def has_status(out: str, shard: int, status: str) -> bool:
-    """Says whether a shard has a row of a status; reads only that column."""
-    return status in read_table(part_uri(out, shard), ["status"])["status"].to_pylist()
+def failed_shards(plan: Plan) -> list[int]:
+    """Lists the shards that have failed rows."""
+    return sorted(part_numbers(storage.join(plan.out, "failed")))
 
 
 def portraits(out: str, shards: int | Sequence[int]) -> Iterator[list[Row]]:
-    """Yields the rows of each portrait, in the order of the plan; one shard at a time is in memory."""
-    for shard in range(shards) if isinstance(shards, int) else shards:
+    """Yields the rows of each portrait, in the order of the plan; a few shards are in memory, read ahead."""
+    for part in ahead(partial(read_rows, out), range(shards) if isinstance(shards, int) else shards):
         rows: list[Row] = []
-        for row in read_rows(out, shard):
+        for row in part:
             if rows and rows[0]["uri"] != row["uri"]:
                 yield rows
                 rows = []

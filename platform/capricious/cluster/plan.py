@@ -62,6 +62,10 @@ class BatchConfig:
         listing = read_collection(storage.absolute(self.source), self.kind, self.rights_column)
         return iter(select(list(listing), self.limit)) if self.limit else iter(listing)
 
+    def looked_up(self, sources: Iterable[Source]) -> Iterable[Source]:
+        """Adds to the inputs what the plan looks up for all of them once, so that no worker has to."""
+        return sources
+
 
 def select(sources: list[Item], limit: int) -> list[Item]:
     """Takes `limit` of a list, spread evenly (collections are often sorted by age), or all if there are fewer."""
@@ -136,7 +140,7 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int, together
             )
         return plan
     listing = _Listing(config.sources())
-    shards, size = _write_shards(out, listing, workers, config.shard_size, together)
+    shards, size = _write_shards(out, config.looked_up(listing), workers, config.shard_size, together)
     if shards == 0:
         raise CapriciousError(f"{config.source} has no files")
     counted = {

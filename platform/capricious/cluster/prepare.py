@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from capricious.data.prepared import (
     write_shard,
 )
 from capricious.data.records import Face, Portrait, portrait_id, split_of
+from capricious.data.titles import title_of
 from capricious.errors import ConfigError
 from capricious.evaluate.prepared_report import REPORT, write_report
 from capricious.faces.image import decode, encode
@@ -152,7 +152,7 @@ def annotation_sheet(portraits: list[Portrait]) -> bytes:
     for portrait in portraits:
         known = portrait.attributes
         rows.append(annotation_picture(portrait.decoded(), 192))
-        words = [PurePosixPath(portrait.source_uri).stem]
+        words = [title_of(portrait.source_uri)]
         words += [f"{known.age:.0f}" if known.age is not None else "age unknown"]
         words += [] if known.gender is None else ["male" if known.gender > 0.5 else "female"]
         labels.append(", ".join(words))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import PurePosixPath
 from typing import Any
 
 from capricious.cluster import ledger
 from capricious.cluster.plan import Plan, read_plan
 from capricious.data import storage
+from capricious.data.ahead import behind
+from capricious.data.titles import title_of
 from capricious.render.deliverables import WHOLE
 from capricious.render.exhibition import Exhibit
 from capricious.render.gallery import GalleryWriter
@@ -19,18 +20,36 @@ CHECKSUMS = "manifest-sha256.txt"
 GALLERY = "gallery/index.html"
 
 
+def unpublish(plan: Plan) -> None:
+    """Declares that the ledger is about to change: what was published before is not all of it."""
+    storage.remove(storage.join(plan.out, REPORT))
+
+
+def published(plan: Plan) -> dict[str, Any] | None:
+    """Returns the report of a ledger that has not changed since, or None."""
+    uri = storage.join(plan.out, REPORT)
+    return json.loads(storage.read(uri)) if storage.exists(uri) else None
+
+
 def publish(plan: Plan) -> dict[str, Any]:
     """Writes gallery, manifest-sha256.txt (for `sha256sum -c`) and, last, report.json; returns the report.
 
-    Reads the ledger once, shard by shard: memory does not grow with the collection.
+    Reads the ledger once, a few shards at a time: memory does not grow with the collection.
     """
-    out = plan.out
-    gallery = GalleryWriter(lambda name, content: storage.write_atomic(storage.join(out, name), content))
+    storage.remove_partial(plan.out)
+    with behind(lambda name, content: storage.write_atomic(storage.join(plan.out, name), content)) as write:
+        report = _publish(plan, GalleryWriter(write))
+    storage.write_atomic(storage.join(plan.out, REPORT), json.dumps(report, indent=2).encode())
+    return report
+
+
+def _publish(plan: Plan, gallery: GalleryWriter) -> dict[str, Any]:
+    """Writes gallery and checksums; returns the report."""
     portraits: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     rows = size = 0
-    with storage.atomic_writer(storage.join(out, CHECKSUMS)) as checksums:
-        for portrait in ledger.portraits(out, plan.shards):
+    with storage.atomic_writer(storage.join(plan.out, CHECKSUMS)) as checksums:
+        for portrait in ledger.portraits(plan.out, plan.shards):
             first = portrait[0]
             portraits[first["status"]] += 1
             if first["status"] != "ok":
@@ -42,7 +61,7 @@ def publish(plan: Plan) -> dict[str, Any]:
                     size += row["bytes"]
                     checksums.write(f"{row['sha256']}  {row['file']}\n".encode())
     gallery.close("Sweeps")
-    report = {
+    return {
         "plan": plan.fingerprint,
         "bundle_sha256": plan.fields["bundle_sha256"],
         "code_version": plan.fields["code_version"],
@@ -53,8 +72,6 @@ def publish(plan: Plan) -> dict[str, Any]:
         "rights": rights_note(plan),
         "reasons": dict(reasons.most_common()),
     }
-    storage.write_atomic(storage.join(out, REPORT), json.dumps(report, indent=2).encode())
-    return report
 
 
 def exhibits(out: str, below: str) -> list[Exhibit]:
@@ -64,7 +81,7 @@ def exhibits(out: str, below: str) -> list[Exhibit]:
         if rows[0]["status"] == "ok":
             files = {row["product"]: f"{below}/{row['file']}" for row in rows}
             sitters = "one sitter" if rows[0]["faces"] == 1 else f"{rows[0]['faces']} sitters"
-            title = PurePosixPath(rows[0]["uri"]).stem
+            title = title_of(rows[0]["uri"])
             hung.append(Exhibit(title, sitters, rows[0]["uri"], files["sheet"], files["animation"]))
     return hung
 
@@ -83,7 +100,7 @@ def _entry(portrait: list[ledger.Row]) -> dict[str, Any]:
     first = portrait[0]
     entry = {
         "folder": first["render_id"],
-        "title": PurePosixPath(first["uri"]).stem,
+        "title": title_of(first["uri"]),
         "uri": first["uri"],
         "rights": first["rights"],
     }

@@ -8,15 +8,15 @@ from typing import Any
 
 import capricious
 from capricious.annotate.annotator import parser_sha256
-from capricious.cluster.ledger import done_shards, has_status
+from capricious.cluster.ledger import LAYOUT, done_shards, failed_shards
 from capricious.cluster.plan import exit_code, make_plan
-from capricious.cluster.publish import publish
+from capricious.cluster.publish import publish, published, unpublish
 from capricious.cluster.render_config import RenderConfig, excluded
 from capricious.cluster.render_shard import RenderShard, read_bundle
 from capricious.cluster.session import cpu_count, require_cpus
 from capricious.cluster.shards import run_shards
 from capricious.data import storage
-from capricious.data.annotations import PreparedAnnotations
+from capricious.data.annotations import fingerprint
 from capricious.render.picture import FACES
 from capricious.render.sweep import refuse_unlearnt
 
@@ -41,12 +41,14 @@ def asked(config: RenderConfig) -> dict[str, Any]:
     """Everything besides the collection that determines what is rendered.
 
     Raises:
-        ConfigError: the sweep asks for an attribute that the bundle has never seen.
+        CapriciousError: the sweep asks for an attribute that the bundle has never seen, or the prepared dataset is
+            incomplete or of a lower resolution than the bundle's.
     """
     bundle = read_bundle(config.bundle)
     refuse_unlearnt(bundle.learnt, config.sweep.variants())
     return {
         "code_version": capricious.__version__,
+        "layout": LAYOUT,
         "bundle_sha256": bundle.sha256,
         "sweep": asdict(config.sweep),
         "products": config.deliverables.products(config.sweep),
@@ -56,7 +58,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "style_sha256": _sha256(config.style),
         "rights": config.rights,
         "exclude_sha256": hashlib.sha256("\n".join(sorted(excluded(config))).encode()).hexdigest(),
-        "prepared_sha256": PreparedAnnotations.fingerprint(config.prepared) if config.prepared else None,
+        "prepared_sha256": fingerprint(config.prepared, bundle.info["resolution"]) if config.prepared else None,
         "annotator": asdict(config.annotator),
         "parser_sha256": parser_sha256(config.annotator),
     }
@@ -97,10 +99,11 @@ def render(config: RenderConfig) -> RenderOutcome:
     require_cpus(workers, f"render with {workers} workers")
     plan = make_plan(config, asked(config), workers, together=FACES)
     done = set(done_shards(plan))
-    retry = frozenset(s for s in done if config.retry == "failed" and has_status(plan.out, s, "failed"))
+    retry = frozenset(failed_shards(plan)) & done if config.retry == "failed" else frozenset()
     todo = [shard for shard in range(plan.shards) if shard not in done or shard in retry]
+    if todo:
+        unpublish(plan)
     arguments = {"config": config, "plan": plan, "retry": retry}
     run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(config.device == "cuda"))
-    storage.remove_partial(plan.out)
-    report = publish(plan)
+    report = published(plan) or publish(plan)
     return RenderOutcome(report["portraits"], report["ok"], report["skipped"], report["reasons"], report["rights"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster.plan import BatchConfig
 from capricious.data import storage
+from capricious.data.annotations import PreparedIndex
 from capricious.data.collections import Source
 from capricious.data.rights import is_open
 from capricious.errors import Rejection
@@ -67,6 +69,10 @@ class RenderConfig(BatchConfig):
         """The sweep that the texts ask for."""
         styles = self.styles if self.style else ""
         return Sweep.parse(self.ages, self.genders, self.glasses, self.smiles, self.emotions, styles)
+
+    def looked_up(self, sources: Iterable[Source]) -> Iterable[Source]:
+        """Adds to the inputs where their faces lie in the prepared dataset."""
+        return PreparedIndex(self.prepared).looked_up(sources) if self.prepared else sources
 
 
 class Gate:

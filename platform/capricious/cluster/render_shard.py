@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from capricious.annotate.annotator import Annotator
 from capricious.cluster.ledger import Row, read_rows, render_id, rows_of, write_part
@@ -22,6 +21,7 @@ from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
 from capricious.data.collections import Source
 from capricious.data.records import Face
+from capricious.data.titles import title_of
 from capricious.errors import Rejection
 from capricious.model.bundle import DEFAULT, Bundle, load_bundle
 from capricious.render.content_credentials import ContentCredentials
@@ -51,12 +51,10 @@ class RenderShard(ShardWorker):
         self.config, self.plan, self.retry = config, plan, retry
         self.gate = Gate(config, plan.fields["rights_stated"] > 0)
         self.renderer = Renderer(read_bundle(config.bundle), config.device)
-        resolution = self.renderer.resolution
-        self.prepared: PreparedAnnotations | None = None
-        if config.prepared:
-            self.prepared = PreparedAnnotations(config.prepared, resolution)
+        self.prepared = PreparedAnnotations(config.prepared) if config.prepared else None
         if config.style or not config.prepared:
-            self.annotator = Annotator(replace(config.annotator, resolution=resolution, device=config.device))
+            asked = replace(config.annotator, resolution=self.renderer.resolution, device=config.device)
+            self.annotator = Annotator(asked)
         self.credentials: ContentCredentials | None = None
         if (signed := config.credentials).certificate:
             certificate, key = storage.read(signed.certificate), storage.read(signed.private_key)
@@ -86,7 +84,7 @@ class RenderShard(ShardWorker):
                 rows[source.uri] = rows_of(self.plan, source, "failed", attempt, rejection)
             else:
                 rows[source.uri] = [{**row, "attempts": attempt} for row in result]
-        write_part(self.out, shard, (row for source in sources for row in rows[source.uri]))
+        write_part(self.out, shard, [row for source in sources for row in rows[source.uri]])
         failed = sum(found[0]["status"] == "failed" for found in rows.values())
         return {"done": len(rows) - failed, "failed": failed}
 
@@ -111,11 +109,13 @@ class RenderShard(ShardWorker):
             yield from self._together(waiting, do)
 
     def _sit(self, source: Source, data: bytes) -> tuple[Sitting, bytes]:
+        source_sha256 = hashlib.sha256(data).hexdigest()
+        with self.stopwatch.stage("annotate"):  # before decoding, which a scan that prepare rejected is not worth
+            known = self.prepared.faces(source, source_sha256) if self.prepared is not None else None
         with self.stopwatch.stage("decode"):
             scan = read_scan(data, name=source.uri)
-        source_sha256 = hashlib.sha256(data).hexdigest()
         with self.stopwatch.stage("annotate"):
-            faces = self._faces(source, source_sha256, scan.srgb)
+            faces = self.annotator.annotate(scan.srgb, source.labels) if known is None else known
         return Sitting(scan, tuple(faces), source_sha256, source.uri), data
 
     def _together(
@@ -187,11 +187,6 @@ class RenderShard(ShardWorker):
                     written.result()
         return rows
 
-    def _faces(self, source: Source, source_sha256: str, picture: Any) -> list[Face]:
-        if self.prepared is not None:
-            return self.prepared.faces(source.uri, source_sha256)
-        return self.annotator.annotate(picture, source.labels)
-
 
 def read_bundle(uri: str) -> Bundle:
     """Loads a bundle from a folder or an object store, or model.bundle.DEFAULT."""
@@ -203,6 +198,10 @@ def read_bundle(uri: str) -> Bundle:
 
 
 def folder_of(uri: str) -> str:
-    """Names the folder of a portrait below OUT: readable (often an accession number), different for every address."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePosixPath(uri).stem).strip("-")[:60]
-    return f"portraits/{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    """Names the folder of a portrait below OUT: readable (often an accession number), different for every address.
+
+    The title tells nothing apart where all files are called alike, so the hash must: in 64 bits, two of 10 million
+    addresses have the same with a chance of 3 in a million.
+    """
+    title = re.sub(r"[^A-Za-z0-9]+", "-", title_of(uri)).strip("-")[:60]
+    return f"portraits/{title}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"

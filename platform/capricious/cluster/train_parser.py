@@ -11,7 +11,7 @@ from typing import Any
 from capricious.annotate.bisenet_parser import BiSeNetParser
 from capricious.annotate.distill.loop import DistillConfig
 from capricious.annotate.distill.parser import MEASURES, make_parser
-from capricious.annotate.distill.targets import Target, make_target, targets_uri, write_targets
+from capricious.annotate.distill.targets import TARGETS, Target, make_target, write_targets
 from capricious.annotate.finder import FaceFinder
 from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
@@ -21,6 +21,7 @@ from capricious.cluster.torch_workers import report, run_torch_workers
 from capricious.data import storage
 from capricious.data.collections import Source
 from capricious.data.records import split_of
+from capricious.data.tables import part_numbers
 from capricious.errors import ConfigError
 from capricious.faces.align import quad_of
 from capricious.faces.image import decode
@@ -118,7 +119,7 @@ def label(config: TrainParserConfig) -> list[str]:
 
 
 def _label_collection(plan: Plan, source: str, test_share: float, workers: int) -> None:
-    todo = [shard for shard in range(plan.shards) if not storage.exists(targets_uri(plan.out, shard))]
+    todo = sorted(set(range(plan.shards)) - part_numbers(storage.join(plan.out, TARGETS)))
     arguments = {"out": plan.out, "collection": source, "test_share": test_share}
     run_shards(LabelShard, arguments, plan, todo, workers, f"label {source}")
 

@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 
+from capricious.data.ahead import ahead
 from capricious.data.prepared import read_receipts, read_shard, shard_uri
 from capricious.errors import CapriciousError
 from capricious.faces.perceptual_hash import BITS, SAME_PICTURE, hamming_many
 
 _BAND_BITS = 16
 _BANDS = BITS // _BAND_BITS
-_CANDIDATES_AT_ONCE = 1 << 17
-"""Bounds the memory of one comparison to about 10 MB."""
+_AT_ONCE = 1 << 17
+"""Pairs that are compared or joined at once: bounds the memory of a step to about 10 MB."""
+
+COMPARISONS = 2e10
+"""Pairs that a search may compare, a quarter of an hour of one core: enough for 1.4 million portraits."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,27 @@ class DuplicateGroup:
         return len(set(self.splits)) > 1
 
 
+def affordable_threshold(portraits: int) -> int:
+    """Returns the largest threshold, at most SAME_PICTURE, for which COMPARISONS are enough.
+
+    The pairs grow like the square of the portraits, and each further bit multiplies them: 10 million portraits can be
+    searched for copies that differ in 15 bits, as a picture does that was filed twice or saved anew.
+    """
+
+    def pairs(threshold: int) -> float:
+        radius, rest = divmod(threshold, _BANDS)
+        masks = (rest + 1) * len(_masks(radius)) + (_BANDS - rest - 1) * len(_masks(radius - 1))
+        return masks * portraits**2 / 2 / 2**_BAND_BITS
+
+    return next((bits for bits in range(SAME_PICTURE, 0, -1) if pairs(bits) <= COMPARISONS), 0)
+
+
 def find_near_duplicates(out: str, threshold: int = SAME_PICTURE) -> list[DuplicateGroup]:
     """Finds the groups of near-duplicate portraits of a prepared dataset, in the order of their first members.
 
-    Memory is a few hundred bytes a portrait. The work grows like the square of their number, but only a few per
-    cent of the pairs are compared: on one core 6 seconds for 100,000 portraits, 36 for 300,000.
+    Memory is 250 bytes a portrait. The work grows like the square of their number, but only a few per
+    cent of the pairs are compared: on one core 6 seconds for 100,000 portraits, 36 for 300,000 (see
+    `affordable_threshold`).
 
     Args:
         out: the prepared dataset, a path or URL.
@@ -65,8 +86,9 @@ def find_near_duplicates(out: str, threshold: int = SAME_PICTURE) -> list[Duplic
     """
     shards = sorted(read_receipts(out))
     hashes, starts = [np.zeros((0, BITS // 8), np.uint8)], [0]
-    for shard in shards:
-        hashes.append(_hashes(read_shard(out, "portraits", shard, ["perceptual_hash"]), out, shard))
+    tables = ahead(partial(read_shard, out, "portraits", columns=["perceptual_hash"]), shards)
+    for shard, table in zip(shards, tables, strict=True):
+        hashes.append(_hashes(table, out, shard))
         starts.append(starts[-1] + len(hashes[-1]))
     groups = group_by_distance(np.concatenate(hashes), threshold)
 
@@ -75,10 +97,11 @@ def find_near_duplicates(out: str, threshold: int = SAME_PICTURE) -> list[Duplic
         number = int(np.searchsorted(starts, row, "right")) - 1
         wanted[number].append(int(row))
     found: dict[int, tuple[str, str, str, tuple[int, int]]] = {}
-    for number, rows in wanted.items():
+    named = partial(read_shard, out, "portraits", columns=["id", "source_uri", "split"])
+    tables = ahead(named, [shards[number] for number in wanted])
+    for (number, rows), table in zip(wanted.items(), tables, strict=True):
         local = [row - starts[number] for row in rows]
-        table = read_shard(out, "portraits", shards[number], ["id", "source_uri", "split"]).take(local)
-        for row, at, values in zip(rows, local, table.to_pylist(), strict=True):
+        for row, at, values in zip(rows, local, table.take(local).to_pylist(), strict=True):
             found[row] = (values["id"], values["source_uri"], values["split"], (shards[number], at))
     return [DuplicateGroup(*zip(*(found[row] for row in group.tolist()), strict=True)) for group in groups]
 
@@ -116,10 +139,7 @@ def group_by_distance(hashes: np.ndarray, threshold: int) -> list[np.ndarray]:
     whole = np.ascontiguousarray(hashes).view(f"V{BITS // 8}")[:, 0]
     whole, inverse = np.unique(whole, return_inverse=True)
     distinct = whole.view(np.uint8).reshape(-1, BITS // 8)
-    component = np.arange(len(distinct))
-    for a, b in _near_pairs(distinct, threshold):
-        component = _join(component, a, b)
-    component = component[inverse]
+    component = _components(len(distinct), _near_pairs(distinct, threshold))[inverse]
     order = np.argsort(component, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
     return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
@@ -156,8 +176,12 @@ def _band_keys(hashes: np.ndarray) -> np.ndarray:
     Bits are dealt at random: neighbouring frequencies go together, and a band of them would have few values.
     """
     deal = np.random.default_rng(0).permutation(BITS)
-    bits = np.unpackbits(hashes, axis=1)[:, deal].reshape(len(hashes), _BANDS, _BAND_BITS)
-    return np.packbits(bits, axis=2).view(">u2")[..., 0].T.astype(np.uint16)
+    keys = np.empty((_BANDS, len(hashes)), np.uint16)
+    for start in range(0, len(hashes), _AT_ONCE):  # a bit takes a byte meanwhile
+        rows = hashes[start : start + _AT_ONCE]
+        bits = np.unpackbits(rows, axis=1)[:, deal].reshape(len(rows), _BANDS, _BAND_BITS)
+        keys[:, start : start + len(rows)] = np.packbits(bits, axis=2).view(">u2")[..., 0].T
+    return keys
 
 
 def _masks(radius: int) -> list[int]:
@@ -176,13 +200,29 @@ def _bucket_pairs(keys: np.ndarray, ends: np.ndarray, mask: int) -> Iterator[tup
     first = 0
     while first < len(keys):
         done = total[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(total, done + _CANDIDATES_AT_ONCE, "right")))
+        last = max(first + 1, int(np.searchsorted(total, done + _AT_ONCE, "right")))
         part = count[first:last]
         a = np.repeat(np.arange(first, last), part)
         b = np.arange(len(a)) + np.repeat(start[first:last] - (total[first:last] - part - done), part)
         if len(a):
             yield a, b
         first = last
+
+
+def _components(rows: int, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Returns for each row the smallest member of its component.
+
+    Joining goes over all rows, however few pairs there are; so it waits until there are many.
+    """
+    component, waiting, size = np.arange(rows), [], 0
+    for a, b in pairs:
+        apart = component[a] != component[b]
+        waiting.append((a[apart], b[apart]))
+        size += int(apart.sum())
+        if size > _AT_ONCE:
+            component = _join(component, *map(np.concatenate, zip(*waiting, strict=True)))
+            waiting, size = [], 0
+    return _join(component, *map(np.concatenate, zip(*waiting, strict=True))) if waiting else component
 
 
 def _join(component: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from capricious.data import storage
+from capricious.data.ahead import ahead
 from capricious.data.records import PORTRAIT_SCHEMA, REJECT_SCHEMA, SCHEMA_VERSION, Portrait
 from capricious.data.tables import read_table, write_table
 from capricious.errors import CapriciousError
@@ -73,9 +74,8 @@ def read_receipts(out: str) -> dict[int, dict[str, Any]]:
     if not storage.exists(folder):
         return {}
     files = [uri for uri in storage.list_files(folder) if uri.endswith(".json")]
-    with ThreadPoolExecutor(16) as threads:  # small files in a far store: waiting is all it costs
-        receipts = map(json.loads, threads.map(storage.read, files))
-        return {receipt["shard"]: receipt for receipt in receipts}
+    receipts = map(json.loads, ahead(storage.read, files))
+    return {receipt["shard"]: receipt for receipt in receipts}
 
 
 def reopen(out: str, shards: Iterable[int]) -> None:
@@ -136,9 +136,9 @@ def read_shard(out: str, table: str, shard: int, columns: list[str] | None = Non
 
 def read_rejects(out: str) -> Iterator[dict[str, str]]:
     """Yields the rejects of a complete dataset as rows of REJECT_SCHEMA."""
-    for entry in read_manifest(out)["shards"]:
-        if entry["rejects"]:
-            yield from read_shard(out, "rejects", entry["shard"]).to_pylist()
+    shards = [entry["shard"] for entry in read_manifest(out)["shards"] if entry["rejects"]]
+    for table in ahead(partial(read_shard, out, "rejects"), shards):
+        yield from table.to_pylist()
 
 
 def spread(out: str, count: int) -> list[Portrait]:
@@ -172,8 +172,9 @@ class PreparedDataset:
         self.path = path
         self.resolution: int = manifest["resolution"]
         self.fingerprint = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-        shards = [read_shard(path, "portraits", entry["shard"]) for entry in manifest["shards"]]
-        rows = pa.concat_tables(shards or [PORTRAIT_SCHEMA.empty_table()])
+        shards = [entry["shard"] for entry in manifest["shards"]]
+        tables = list(ahead(partial(read_shard, path, "portraits"), shards))
+        rows = pa.concat_tables(tables or [PORTRAIT_SCHEMA.empty_table()])
         if split is not None:
             rows = rows.filter(pc.equal(rows["split"], split))
         if len(rows) == 0:

@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from capricious.data.listing import files_below, keys_below
 from capricious.errors import CapriciousError
 
 SCHEMES = ("file", "s3")
@@ -73,6 +74,8 @@ def absolute(uri: str) -> str:
 def list_files(uri: str) -> list[str]:
     """Lists all files under a folder, sorted, as URIs that `read` takes. Hidden files are left out.
 
+    Memory is that of the names: about 100 bytes each.
+
     On a local disk, links to folders are followed (each folder is listed once, so a circle ends); pipes, sockets
     and devices are left out, because reading one could wait forever.
 
@@ -85,28 +88,9 @@ def list_files(uri: str) -> list[str]:
     if fs.isfile(path):
         return [absolute(uri)]
     if isinstance(fs, LocalFileSystem):
-        return sorted(_walk(path, set()))
+        return sorted(files_below(path))
     prefix = f"{uri.partition('://')[0]}://"
-    found = (key for key in fs.find(path) if not key.endswith("/"))  # a key that ends in "/" stands for a folder
-    return sorted(prefix + key for key in found if not any(p.startswith(".") for p in _below(key, path)))
-
-
-def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
-    except PermissionError as error:
-        raise CapriciousError(f"{folder} may not be read; change its permissions or move it away") from error
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, seen)
-        # A link that leads nowhere stays in, to be rejected by name.
-        elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
-            yield entry.path
+    return sorted(prefix + key for key in keys_below(fs, path))
 
 
 def _below(found: str, folder: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,14 @@ def write_table(uri: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> 
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Reads a Parquet file, or some of its columns; from a far store, only these are sent."""
+    """Reads a Parquet file, or some of its columns; from a far store, only these are sent, or all by one request."""
+    if columns is None:
+        return pq.read_table(pa.BufferReader(storage.read(uri)))
     with storage.open_binary(uri) as file:
         return pq.read_table(file, columns=columns)
+
+
+def part_numbers(folder: str) -> set[int]:
+    """Returns the numbers of the files ``part-NNNNN…`` in a folder, by one listing; none where there is no folder."""
+    files = storage.list_files(folder) if storage.exists(folder) else []
+    return {int(found[1]) for uri in files if (found := re.search(r"/part-(\d+)[^/]*$", uri))}

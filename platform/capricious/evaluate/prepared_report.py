@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from capricious.data import storage
-from capricious.data.duplicates import DuplicateGroup, find_near_duplicates
+from capricious.data.duplicates import DuplicateGroup, affordable_threshold, find_near_duplicates
 from capricious.data.prepared import read_shard
 from capricious.evaluate import page, report_numbers, report_pictures
 from capricious.evaluate.page import number, share
@@ -22,8 +22,8 @@ REPORT = "report.html"
 def write_report(out: str) -> None:
     """Writes `report.html` into a complete prepared dataset.
 
-    Shards are read one after the other; all that grows with the dataset are about 100 bytes a portrait while
-    near-duplicates are sought.
+    Shards are read one after the other; all that grows with the dataset are 250 bytes a portrait while near-duplicates
+    are sought. Of more than 1.4 million portraits only the nearest are found, and the report says so.
 
     Args:
         out: path or URL of the dataset.
@@ -32,7 +32,8 @@ def write_report(out: str) -> None:
         CapriciousError: the dataset is not complete or of another schema version.
     """
     summary = summarize(out)
-    groups = find_near_duplicates(out)
+    threshold = affordable_threshold(summary.portraits)
+    groups = find_near_duplicates(out, threshold)
     # Copies that cross the splits first: they are the ones to act on.
     shown = sorted(groups, key=lambda group: not group.crosses_splits)[:MAX_GROUPS]
     places = [*summary.sample.items(), *(place for group in shown for place in group.places[:MAX_COPIES])]
@@ -46,7 +47,7 @@ def write_report(out: str) -> None:
             ("sitters", "The sitters", report_numbers.sitters(summary)),
             ("confounding", "What goes together", report_numbers.confounding(summary)),
             ("splits", "Training and test", report_numbers.splits(summary)),
-            ("duplicates", "Near-duplicates", report_pictures.duplicates(groups, shown, portraits)),
+            ("duplicates", "Near-duplicates", report_pictures.duplicates(groups, shown, portraits, threshold)),
             ("poses", "Poses and scores", report_numbers.measures(summary)),
         ]
     sections.append(("provenance", "Provenance", _provenance(summary)))

@@ -6,11 +6,13 @@ import hashlib
 import heapq
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from capricious.data.ahead import ahead
 from capricious.data.prepared import read_manifest, read_receipts, read_shard
 from capricious.faces.attributes import EMOTIONS, GLASSES
 
@@ -149,16 +151,18 @@ def summarize(out: str) -> Summary:
     """
     summary = Summary(read_manifest(out))
     receipts = read_receipts(out)
-    for entry in summary.manifest["shards"]:
-        shard = entry["shard"]
-        receipt = receipts[shard]
-        summary.pictures += receipt["pictures"]
-        for stage, seconds in receipt["seconds"].items():
+    shards = [entry["shard"] for entry in summary.manifest["shards"]]
+    for shard in shards:
+        summary.pictures += receipts[shard]["pictures"]
+        for stage, seconds in receipts[shard]["seconds"].items():
             summary.seconds[stage] += seconds
-        if receipt["portraits"]:
-            _add_portraits(summary, shard, read_shard(out, "portraits", shard, _COLUMNS))
-        if receipt["rejects"]:
-            _add_rejects(summary, shard, read_shard(out, "rejects", shard).to_pylist())
+    shown = [shard for shard in shards if receipts[shard]["portraits"]]
+    tables = ahead(partial(read_shard, out, "portraits", columns=_COLUMNS), shown)
+    for shard, table in zip(shown, tables, strict=True):
+        _add_portraits(summary, shard, table)
+    refused = [shard for shard in shards if receipts[shard]["rejects"]]
+    for shard, table in zip(refused, ahead(partial(read_shard, out, "rejects"), refused), strict=True):
+        _add_rejects(summary, shard, table.to_pylist())
     return summary
 
 

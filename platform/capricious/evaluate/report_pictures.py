@@ -19,6 +19,7 @@ from capricious.evaluate.prepared_summary import GENDERS, Rejected, Summary
 from capricious.evaluate.report_numbers import GLASSES_WORDS
 from capricious.faces.image import decode
 from capricious.faces.label_map import CLASSES, PALETTE, colorize
+from capricious.faces.perceptual_hash import BITS, SAME_PICTURE
 
 MAX_REASONS, MAX_GROUPS, MAX_COPIES = 12, 9, 4
 """So many reasons, groups of near-duplicates and members of a group are shown with pictures; all are counted."""
@@ -111,11 +112,19 @@ def _pair(row: dict[str, Any]) -> str:
 
 
 def duplicates(
-    groups: list[DuplicateGroup], shown: list[DuplicateGroup], portraits: dict[Place, dict[str, Any]]
+    groups: list[DuplicateGroup],
+    shown: list[DuplicateGroup],
+    portraits: dict[Place, dict[str, Any]],
+    threshold: int,
 ) -> str:
-    """Near-duplicates: how many, and `shown` of them."""
+    """Near-duplicates within a threshold: how many, and `shown` of them."""
+    limit = (
+        f"Among so many portraits, only those were compared whose hashes differ in at most {threshold} of {BITS} bits; "
+        f"copies that were changed more (up to {SAME_PICTURE} bits) are not found."
+    )
+    note = page.paragraph(limit, "note") if threshold < SAME_PICTURE else ""
     if not groups:
-        return page.paragraph("No two portraits look like copies of one picture.")
+        return page.paragraph("No two portraits look like copies of one picture.") + note
     pairs = crossing_pairs(groups)
     verdict = (
         f"{number(pairs)} pair{'s lie' if pairs != 1 else ' lies'} across training and test: remove one side before "
@@ -128,7 +137,7 @@ def duplicates(
         f"group{'s' * (len(groups) != 1)} look like copies of one picture: filed twice, rescaled, retouched or "
         "cropped. "
     )
-    return page.paragraph(text + verdict) + page.side_by_side(_group(group, portraits) for group in shown)
+    return page.paragraph(text + verdict) + note + page.side_by_side(_group(group, portraits) for group in shown)
 
 
 def _group(group: DuplicateGroup, portraits: dict[Place, dict[str, Any]]) -> str:

@@ -17,6 +17,9 @@ from capricious.data.tables import read_table, write_table
 from capricious.faces.align import align, outside_distance
 from capricious.faces.image import decode, encode
 
+TARGETS = "targets"
+"""Folder of the shards."""
+
 SIZE = 256
 """Side of the crops in pixels: what the student sees."""
 
@@ -58,7 +61,7 @@ class Target:
 
 def targets_uri(folder: str, shard: int) -> str:
     """Names one shard of targets; its presence says that the shard is done."""
-    return storage.join(folder, "targets", f"part-{shard:05d}.parquet")
+    return storage.join(folder, TARGETS, f"part-{shard:05d}.parquet")
 
 
 def write_targets(folder: str, shard: int, targets: Sequence[Target]) -> None:
@@ -70,7 +73,7 @@ def read_targets(folders: Sequence[str], split: str) -> list[Target]:
     """Reads the targets of one split from finished folders, in a fixed order."""
     targets = []
     for folder in folders:
-        for uri in storage.list_files(storage.join(folder, "targets")):
+        for uri in storage.list_files(storage.join(folder, TARGETS)):
             targets += [Target(**row) for row in read_table(uri).to_pylist() if row["split"] == split]
     return targets
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from capricious.data import storage
+from capricious.data.ahead import ahead
 from capricious.data.collections import web
 from capricious.data.collections.affectnet import read_affectnet
 from capricious.data.collections.files import Files, Folder, basename, suffix
@@ -63,7 +64,7 @@ def _read(uri: str, kind: Kind, license_columns: Sequence[str]) -> Iterator[Sour
     if is_file and ending == ".csv" and kind in ("auto", "csv"):
         return read_table(folder, folder.names[0])
     if is_file and ending == ".tar":
-        return _read_tar(folder.names[0], kind, license_columns)
+        return _read_tar(folder.names[0], _open_tar(folder.names[0], license_columns), kind)
     return _READERS[_guess(folder.names) if kind == "auto" else kind](folder)
 
 
@@ -89,19 +90,25 @@ _FFHQ_FOLDER = re.compile(r"(^|/)(ffhq-features|images1024x1024)/")
 
 def _read_webdataset(folder: Files) -> Iterator[Source]:
     """Yields the members of all tars below a folder, then the other files."""
-    for name in folder.names:
-        if suffix(name) == ".tar":
-            yield from _read_tar(name, "auto", folder.license_columns)
+    tars = [name for name in folder.names if suffix(name) == ".tar"]
+    opened = ahead(lambda name: _open_tar(name, folder.license_columns), tars)
+    for name, tar in zip(tars, opened, strict=True):
+        yield from _read_tar(name, tar, "auto")
     rest = [name for name in folder.names if suffix(name) != ".tar"]
     yield from read_samples(Folder(folder.uri, rest, folder.license_columns))
 
 
-def _read_tar(uri: str, kind: Kind, license_columns: Sequence[str]) -> Iterator[Source]:
-    """Yields the pictures of one tar, labelled as a folder of its members would be."""
+def _open_tar(uri: str, license_columns: Sequence[str]) -> Tar | OSError:
     try:
-        tar = Tar(uri, license_columns)
+        return Tar(uri, license_columns)
     except OSError as error:
-        yield Source(uri).refuse("bad-tar", str(error))
+        return error
+
+
+def _read_tar(uri: str, tar: Tar | OSError, kind: Kind) -> Iterator[Source]:
+    """Yields the pictures of one tar, labelled as a folder of its members would be."""
+    if isinstance(tar, OSError):
+        yield Source(uri).refuse("bad-tar", str(tar))
         return
     kind = _guess(tar.names) if kind == "auto" else kind
     # A tar in a tar, or Parquet in it, could not be read in place.

@@ -17,6 +17,11 @@ def write_part(out: str, shard: int, sources: list[Source]) -> None:
     write_table(part_uri(out, shard), (source.to_row() for source in sources), SOURCE_SCHEMA)
 
 
+def read_uris(out: str, shard: int) -> list[str]:
+    """Reads the addresses of one shard's inputs."""
+    return read_table(part_uri(out, shard))["uri"].to_pylist()  # small, and whole by one request
+
+
 def read_part(out: str, shard: int) -> list[Source]:
     """Reads the inputs of one shard."""
     return [Source.from_row(row) for row in read_table(part_uri(out, shard)).to_pylist()]

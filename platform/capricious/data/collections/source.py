@@ -42,6 +42,7 @@ SOURCE_SCHEMA = pa.schema(
         ("column", pa.string()),
         ("host", pa.string()),
         ("refused", pa.list_(pa.string())),  # stage, reason and detail, or null
+        ("prepared", pa.int64()),
     ]
 )
 """Arrow schema of Source.to_row()."""
@@ -62,6 +63,7 @@ class Source:
         host: web host that may be asked for the picture besides those that are allowed by the environment.
         refused: stage, reason and detail of a picture that is rejected without being read, for example
             because its label is impossible.
+        prepared: shard of the prepared dataset in which its faces are (data.annotations), if it was looked up.
     """
 
     uri: str
@@ -73,6 +75,7 @@ class Source:
     column: str | None = None
     host: str = ""
     refused: tuple[str, str, str] | None = None
+    prepared: int | None = None
 
     def read(self, limit: int = MAX_BYTES) -> bytes:
         """Returns the picture's encoded bytes, at most `limit` of them.

@@ -13,6 +13,7 @@ from capricious.data import storage
 from capricious.data.collections.files import index_of
 from capricious.data.collections.labels import LICENSE_COLUMNS
 from capricious.data.collections.source import Source
+from capricious.data.skipping import open_skipping
 
 
 class Tar:
@@ -33,7 +34,7 @@ class Tar:
         self.license_columns = license_columns
         self.fault: str | None = None
         found: dict[str, tuple[int, int]] = {}
-        with storage.open_binary(uri) as file:
+        with open_skipping(uri) as file:
             try:
                 for info in _headers(file):
                     name = posixpath.normpath(info.name)  # `tar c .` writes ./name
