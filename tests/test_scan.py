@@ -11,6 +11,7 @@ from placement_tools import pasted, square
 from skimage.data import astronaut
 from test_composite import face_in, shifted
 
+from capricious.errors import Rejection
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode, encode
 from capricious.render.composite import MODES
@@ -62,6 +63,16 @@ def test_sixteen_bits_come_back_as_they_were_but_where_the_face_changed():
     assert described(data) == ("Sofonisba Anguissola", "2019:05:01 10:00:00")
     assert read_stamp(data)["source_sha256"] == "5" * 64
     assert np.abs(decode(data, name="out").astype(int) - out.srgb).max() <= 1
+
+
+@pytest.mark.parametrize("icc", [None, swapped_profile()])
+def test_sixteen_bits_that_two_readers_see_differently_are_refused(icc, monkeypatch):
+    data = encode(DEEP, "tiff", icc=icc)
+    assert np.array_equal(read_scan(data, name="deep.tif").native, DEEP)
+    scrambled = np.ascontiguousarray(DEEP.transpose(2, 0, 1)).reshape(DEEP.shape)
+    monkeypatch.setattr("capricious.render.scan.decode_16_bit", lambda data: scrambled)
+    with pytest.raises(Rejection, match="deep.tif: its 16 bits per channel cannot be read"):
+        read_scan(data, name="deep.tif")
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])

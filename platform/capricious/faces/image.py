@@ -29,6 +29,7 @@ from PIL import (
 )
 
 from capricious.errors import Rejection
+from capricious.faces.deep import bits_of
 from capricious.faces.tiff import encode_tiff
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,11 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
                     "too-small",
                     f"{width} × {height} pixels, each side needs at least {min_side}; find a larger scan",
                 )
+            if kind == "TIFF" and _planar(image) and bits_of(image, data) > 8:
+                raise reject(
+                    "unsupported-depth",
+                    "its channels of 16 bits are stored one after the other (per channel); save it interleaved",
+                )
             image.load()
             depth = image.mode
             if depth in ("I", "F"):
@@ -165,6 +171,10 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
         raise reject(reason, f"damaged {kind} file ({cause}); copy or download it again") from error
 
 
+def _planar(tiff: ImageFile.ImageFile) -> bool:
+    return getattr(tiff, "tag_v2", {}).get(ExifTags.Base.PlanarConfiguration, 1) == 2
+
+
 def opened(data: bytes) -> ImageFile.ImageFile:
     """Opens a file that decode() has accepted: its header and metadata, no pixels yet."""
     return _OPENERS[_format_of(data)](io.BytesIO(data))
@@ -178,7 +188,7 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     else:
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         colour = _without_alpha(image)
-    rgb = _apply_profile(colour, image.info.get("icc_profile"), name)
+    rgb = apply_profile(colour, image.info.get("icc_profile"), name)
     if alpha is None:
         return rgb
     matte = Image.new("RGB", rgb.size, (MATTE, MATTE, MATTE))
@@ -207,7 +217,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _apply_profile(colour: Image.Image, icc: bytes | None, name: str) -> Image.Image:
+def apply_profile(colour: Image.Image, icc: bytes | None, name: str) -> Image.Image:
     """Converts L, RGB, CMYK or LAB to sRGB through its ICC profile, or by convention without one."""
     if icc:
         try:

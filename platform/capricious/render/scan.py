@@ -17,8 +17,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from capricious.errors import Rejection
-from capricious.faces.image import MAX_PIXELS, QUICK, decode, encode, opened, orientation_of, upright
-from capricious.faces.tiff import decode_16_bit
+from capricious.faces.deep import bits_of, decode_16_bit
+from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, opened, orientation_of, upright
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ DESCRIPTIVE = (
 )
 """EXIF tags that describe the picture. The others, of a TIFF, say where its pixels lie, and the orientation has been
 applied."""
+
+
+COMPARED = 64
+"""Rows, spread over a picture of 16 bits, in which its two readings must agree."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print well
@@ -134,9 +138,9 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
             return Scan(srgb, exif=exif, xmp=xmp)
         icc = _rgb_profile(image.info.get("icc_profile"))
         native = None
-        if _bits(image, data) == 16:
+        if bits_of(image, data) == 16:
             native = decode_16_bit(data)
-            if native is None or native.shape != srgb.shape:
+            if native is None or not _shows(native, icc, srgb, name):
                 raise Rejection("decode", "unsupported-depth", f"{name}: its 16 bits per channel cannot be read")
         elif icc is not None:
             image.load()  # turns a TIFF, which then no longer asks for it
@@ -149,10 +153,13 @@ def _xmp(image: Image.Image) -> bytes:
     return found.encode() if isinstance(found, str) else bytes(found)
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
-    if image.format == "PNG":
-        return data[24]  # of IHDR, which is always first
-    return max(getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,)))
+def _shows(native: np.ndarray, icc: bytes | None, srgb: np.ndarray, name: str) -> bool:
+    """Returns whether two readers, OpenCV and Pillow, saw the same picture, by some of its rows."""
+    if native.shape != srgb.shape:
+        return False
+    some = np.s_[:: max(1, len(srgb) // COMPARED)]
+    high = Image.fromarray((native[some] >> 8).astype(np.uint8))  # all that Pillow reads
+    return bool(np.abs(np.asarray(apply_profile(high, icc, name)).astype(int) - srgb[some]).mean() < 1.0)
 
 
 def _rgb_profile(icc: bytes | None) -> bytes | None:
