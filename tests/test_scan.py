@@ -59,7 +59,7 @@ def test_sixteen_bits_come_back_as_they_were_but_where_the_face_changed():
     moved = pixels.astype(int) - DEEP
     assert (moved[300:] == 0).all() and np.array_equal(scan.native, DEEP)
     middle = np.s_[110:120, 220:230]
-    assert np.abs(moved[middle] / 257 - 20).max() < 0.51 or (DEEP[middle] / 257 > 235).any()
+    assert np.abs(moved[middle] / 257 - 20).max() < 0.51
     assert described(data) == ("Sofonisba Anguissola", "2019:05:01 10:00:00")
     assert read_stamp(data)["source_sha256"] == "5" * 64
     assert np.abs(decode(data, name="out").astype(int) - out.srgb).max() <= 1
