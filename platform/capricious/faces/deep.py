@@ -15,12 +15,13 @@ def bits_of(image: Image.Image, data: bytes) -> int:
 
 
 def decode_16_bit(data: bytes) -> np.ndarray | None:
-    """Returns the pixels of an RGB file of 16 bits a channel, H×W×3 uint16, upright, or None if it is none.
+    """Returns the pixels of an RGB file of 16 bits a channel, H×W×3 uint16, or None if it is none.
 
-    No colour profile is applied.
+    No colour profile is applied. A TIFF is turned as its tag asks for; any other file lies as it was stored, because
+    OpenCV knows fewer places than Pillow where an orientation may be written.
     """
-    # Together these two flags mean: as stored, but turned as the EXIF orientation says.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    as_stored = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), as_stored)
     if pixels is None or pixels.dtype != np.uint16:
         return None
     return np.ascontiguousarray(pixels[..., ::-1])

@@ -160,7 +160,7 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
                     "unsupported-depth",
                     "32-bit samples have no agreed white; convert it to 8 or 16 bits per channel",
                 )
-            return np.array(upright(_to_srgb(image, name), orientation_of(image, name)))
+            return upright(np.array(_to_srgb(image, name)), orientation_of(image, name))
     except Rejection:
         raise
     except Image.DecompressionBombError as error:  # WebP and GIF keep Pillow's own, lower limit
@@ -254,18 +254,15 @@ def orientation_of(image: Image.Image, name: str) -> int:
         return 1
 
 
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turns and mirrors a picture as its EXIF orientation, 1…8, asks for."""
-    method = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
-    return image if method is None else image.transpose(method)
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors H×W×C as the EXIF orientation, 1…8, asks for; contiguous."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

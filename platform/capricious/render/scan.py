@@ -139,18 +139,25 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
         icc = _rgb_profile(image.info.get("icc_profile"))
         native = None
         if bits_of(image, data) == 16:
-            native = decode_16_bit(data)
+            native = _sixteen_bits(image, data, name)
             if native is None or not _shows(native, icc, srgb, name):
                 raise Rejection("decode", "unsupported-depth", f"{name}: its 16 bits per channel cannot be read")
         elif icc is not None:
             image.load()  # turns a TIFF, which then no longer asks for it
-            native = np.array(upright(image, orientation_of(image, name)))
+            native = upright(np.array(image), orientation_of(image, name))
     return Scan(srgb, native, icc, exif, xmp)
 
 
 def _xmp(image: Image.Image) -> bytes:
     found = image.info.get("xmp", b"")
     return found.encode() if isinstance(found, str) else bytes(found)
+
+
+def _sixteen_bits(image: Image.Image, data: bytes, name: str) -> np.ndarray | None:
+    pixels = decode_16_bit(data)
+    if pixels is None or ExifTags.Base.Orientation in getattr(image, "tag_v2", {}):  # no RGB, or a TIFF that was turned
+        return pixels
+    return upright(pixels, orientation_of(image, name))
 
 
 def _shows(native: np.ndarray, icc: bytes | None, srgb: np.ndarray, name: str) -> bool:
