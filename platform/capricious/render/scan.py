@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,17 +18,9 @@ from PIL import ExifTags, Image, ImageCms
 from capricious.errors import Rejection
 from capricious.faces.deep import bits_of, decode_16_bit
 from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, opened, orientation_of, upright
+from capricious.render.source_exif import kept_exif
 
 log = logging.getLogger(__name__)
-
-DESCRIPTIVE = (
-    *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
-    *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright),
-    *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
-)
-"""EXIF tags that describe the picture. The others, of a TIFF, say where its pixels lie, and the orientation has been
-applied."""
-
 
 COMPARED = 64
 """Rows, spread over a picture of 16 bits, in which its two readings must agree."""
@@ -43,7 +34,7 @@ class Scan:
         srgb: H×W×3 uint8, upright: what faces are found in.
         native: H×W×3 uint8 or uint16 in the file's own colours; None where these are srgb's.
         icc: the file's RGB profile, which says what `native` means; None for sRGB.
-        exif: what describes the picture, as Pillow's Exif.tobytes() gives it, or nothing.
+        exif: what describes the picture, see render.source_exif, or nothing.
         xmp: the file's XMP packet as it was found, or nothing; render.source_xmp says what of it is kept.
     """
 
@@ -133,7 +124,7 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
     """
     srgb = decode(data, name=name, max_pixels=max_pixels)
     with opened(data) as image:
-        exif, xmp = _description(image, name), _xmp(image)
+        exif, xmp = kept_exif(image, name), _xmp(image)
         if image.mode != "RGB" or image.has_transparency_data:
             return Scan(srgb, exif=exif, xmp=xmp)
         icc = _rgb_profile(image.info.get("icc_profile"))
@@ -178,18 +169,3 @@ def _rgb_profile(icc: bytes | None) -> bytes | None:
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
     return icc if space.strip() == "RGB" else None
-
-
-def _description(image: Image.Image, name: str) -> bytes:
-    try:
-        found, kept = image.getexif(), Image.Exif()
-        for tag in DESCRIPTIVE:
-            if tag in found:
-                kept[tag] = found[tag]
-        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            if values := found.get_ifd(directory):
-                kept[directory] = dict(values)
-        return kept.tobytes() if len(kept) else b""
-    except (OSError, SyntaxError, TypeError, ValueError, KeyError, struct.error) as error:
-        log.warning("%s: EXIF block ignored: %s", name, error)
-        return b""
