@@ -7,9 +7,7 @@ that a 16-bit scan in Adobe RGB leaves as one, and whatever no face covers keeps
 from __future__ import annotations
 
 import io
-import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -18,9 +16,8 @@ from PIL import ExifTags, Image, ImageCms
 from capricious.errors import Rejection
 from capricious.faces.deep import bits_of, decode_16_bit
 from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, opened, orientation_of, upright
+from capricious.render.native_colours import native_colours
 from capricious.render.source_exif import kept_exif
-
-log = logging.getLogger(__name__)
 
 COMPARED = 64
 """Rows, spread over a picture of 16 bits, in which its two readings must agree."""
@@ -60,7 +57,8 @@ class Scan:
         after = np.rint(wanted).astype(np.uint8)
         if self.native is not None:
             below = self.native[rows, columns]
-            step = wanted - window if self._to_native is None else self._natively(after) - self._natively(window)
+            colours = None if self.icc is None else native_colours(self.icc)
+            step = wanted - window if colours is None else colours(wanted) - colours(window)
             white = np.float32(65535.0 if self.depth == 16 else 255.0)
             below[:] = np.rint(np.clip(below + step * (white / 255), 0.0, white)).astype(below.dtype)
         window[:] = after
@@ -90,28 +88,6 @@ class Scan:
         if pixels.dtype == np.uint16 and format != "tiff":
             pixels = np.rint(pixels / np.float32(257.0)).astype(np.uint8)
         return encode(pixels, format, quality, icc=self.icc, exif=self.exif, compression=QUICK)
-
-    @cached_property
-    def _to_native(self) -> ImageCms.ImageCmsTransform | None:
-        """The way from sRGB to the profile's colours, or None where there is next to none to go."""
-        if self.icc is None:
-            return None
-        transform = ImageCms.buildTransform(
-            ImageCms.createProfile("sRGB"),
-            ImageCms.ImageCmsProfile(io.BytesIO(self.icc)),
-            "RGB",
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-        steps = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(1, -1, 3).astype(np.uint8)
-        there = np.asarray(ImageCms.applyTransform(Image.fromarray(steps), transform)).astype(int)
-        return None if np.abs(there - steps).max() <= 1 else transform
-
-    def _natively(self, pixels: np.ndarray) -> np.ndarray:
-        assert self._to_native is not None  # asked before
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(ImageCms.applyTransform(picture, self._to_native)).astype(np.float32)
 
 
 def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
