@@ -6,11 +6,15 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
+from capricious.faces import jpeg2000
+
 
 def bits_of(image: Image.Image, data: bytes) -> int:
     """Returns the bits per channel of an opened file, as its header says; 8 where its format has no others."""
     if image.format == "PNG":
         return data[24]  # of IHDR, which is always first
+    if image.format == "JPEG2000":
+        return jpeg2000.bits_per_channel(data)
     return max(getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,)))
 
 

@@ -15,7 +15,8 @@ from PIL import ExifTags, Image, ImageCms
 
 from capricious.errors import Rejection
 from capricious.faces.deep import bits_of, decode_16_bit
-from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, opened, orientation_of, upright
+from capricious.faces.formats import opened
+from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, orientation_of, upright
 from capricious.render.native_colours import native_colours
 from capricious.render.source_exif import kept_exif
 
@@ -93,7 +94,8 @@ class Scan:
 def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
     """Decodes a picture from an untrusted source, as image.decode() does, and keeps what that leaves behind.
 
-    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency) become 8-bit sRGB.
+    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency, of 12 bits) become 8-bit
+    sRGB.
 
     Raises:
         Rejection: as image.decode().
@@ -101,11 +103,12 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
     srgb = decode(data, name=name, max_pixels=max_pixels)
     with opened(data) as image:
         exif, xmp = kept_exif(image, name), _xmp(image)
-        if image.mode != "RGB" or image.has_transparency_data:
+        bits = bits_of(image, data)
+        if image.mode != "RGB" or image.has_transparency_data or bits not in (8, 16):
             return Scan(srgb, exif=exif, xmp=xmp)
         icc = _rgb_profile(image.info.get("icc_profile"))
         native = None
-        if bits_of(image, data) == 16:
+        if bits == 16:
             native = _sixteen_bits(image, data, name)
             if native is None or not _shows(native, icc, srgb, name):
                 raise Rejection("decode", "unsupported-depth", f"{name}: its 16 bits per channel cannot be read")
