@@ -6,18 +6,20 @@ import logging
 import numpy as np
 import pyexiv2
 import pytest
+from PIL import ExifTags, Image
 from skimage.data import astronaut
 
 from capricious.faces.image import encode
+from capricious.render.picture import SweepResult
 from capricious.render.provenance import DIGITAL_SOURCE_TYPE, Provenance, read_stamp, stamp
 from capricious.render.scan import read_scan
 from capricious.render.source_xmp import MAX_PACKET, SourceXmp
-from capricious.render.sweep import Variant
+from capricious.render.sweep import SOURCE, Sweep, Variant
 
 
-def written(format, values):
+def written(format, values, exif=b""):
     """A picture file with XMP by Exiv2."""
-    with pyexiv2.ImageData(encode(astronaut(), format)) as image:
+    with pyexiv2.ImageData(encode(astronaut(), format, exif=exif)) as image:
         image.modify_xmp(values)
         return image.get_bytes()
 
@@ -76,6 +78,17 @@ def test_rights_survive_a_long_history_comments_and_cdata():
     assert SourceXmp(rights(of_the_file=lists)).kept().count("\n") == 0
     for packet in (rights(), rights(of_the_file=lists)):
         assert ">Museum &amp; heirs</dc:rights>" in SourceXmp(packet).kept()
+
+
+def test_a_smaller_picture_keeps_the_rights_too():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Copyright] = "Museum & heirs"
+    source = written("png", {"Xmp.dc.rights": {'lang="x-default"': "Museum & heirs"}}, exif.tobytes())
+    scan = read_scan(source, name="1907.17")
+    data = SweepResult(scan, (), Sweep(), (), "5" * 64, "b" * 64).preview(64).file(SOURCE)
+    with pyexiv2.ImageData(data) as image:
+        assert image.read_xmp()["Xmp.dc.rights"] == {'lang="x-default"': "Museum & heirs"}
+        assert image.read_exif()["Exif.Image.Copyright"] == "Museum & heirs"
 
 
 def test_of_too_much_the_longest_is_left_out(caplog):
