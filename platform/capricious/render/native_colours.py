@@ -32,6 +32,9 @@ class NativeColours:
 
     Args:
         icc: the profile, of RGB colours.
+
+    Raises:
+        PyCMSError: the profile does not say how its colours are made.
     """
 
     def __init__(self, icc: bytes):

@@ -7,6 +7,7 @@ that a 16-bit scan in Adobe RGB leaves as one, and whatever no face covers keeps
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass, replace
 
 import cv2
@@ -19,6 +20,8 @@ from capricious.faces.formats import opened
 from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, orientation_of, upright
 from capricious.render.native_colours import native_colours
 from capricious.render.source_exif import kept_exif
+
+log = logging.getLogger(__name__)
 
 COMPARED = 64
 """Rows, spread over a picture of 16 bits, in which its two readings must agree."""
@@ -94,8 +97,8 @@ class Scan:
 def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
     """Decodes a picture from an untrusted source, as image.decode() does, and keeps what that leaves behind.
 
-    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency, of 12 bits) become 8-bit
-    sRGB.
+    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency, of 12 bits, with a
+    profile that leads one way only) become 8-bit sRGB.
 
     Raises:
         Rejection: as image.decode().
@@ -107,6 +110,9 @@ def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
         if image.mode != "RGB" or image.has_transparency_data or bits not in (8, 16):
             return Scan(srgb, exif=exif, xmp=xmp)
         icc = _rgb_profile(image.info.get("icc_profile"))
+        if icc is not None and not _leads_back(icc):
+            log.warning("%s: its profile leads out of its colours and not back, so it becomes 8-bit sRGB", name)
+            return Scan(srgb, exif=exif, xmp=xmp)
         native = None
         if bits == 16:
             native = _sixteen_bits(image, data, name)
@@ -148,3 +154,12 @@ def _rgb_profile(icc: bytes | None) -> bytes | None:
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
     return icc if space.strip() == "RGB" else None
+
+
+def _leads_back(icc: bytes) -> bool:
+    """Returns whether a profile also says how its colours are made; that of a scanner may not."""
+    try:
+        native_colours(icc)
+    except ImageCms.PyCMSError:
+        return False
+    return True
