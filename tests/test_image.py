@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -110,6 +111,19 @@ def test_sixteen_bit_colour_is_scaled_not_clipped() -> None:
     data = png(20, 20, 16, 2, b"".join(b"\0" + row.tobytes() for row in values))
     decoded = decode(data, name="x").reshape(20, 60)
     assert np.abs(decoded - values / 257.0).max() <= 1.0
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_channels_one_after_the_other_are_read_at_8_bits_and_refused_at_16(compression: str | None) -> None:
+    def planar(pixels: np.ndarray) -> bytes:
+        out = io.BytesIO()
+        planes = pixels.transpose(2, 0, 1)
+        tifffile.imwrite(out, planes, photometric="rgb", planarconfig="separate", compression=compression)
+        return out.getvalue()
+
+    assert np.array_equal(decode(planar(PHOTO), name="x"), PHOTO)
+    reject = rejection(planar(PHOTO * np.uint16(257)))  # Pillow scrambles some of these, OpenCV all
+    assert reject.reason == "unsupported-depth" and "save it interleaved" in reject.detail
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -34,7 +35,8 @@ def whole_pictures() -> list[bytes]:
         (rgb, "JPEG2000", {}),
         (rgb, "AVIF", {}),
     ]
-    return [_saved(*form) for form in forms]
+    deep = cv2.imencode(".jp2", pixels.astype(np.uint16) * 257)[1].tobytes()  # Pillow cannot write it
+    return [*(_saved(*form) for form in forms), deep]
 
 
 def _rotated() -> Image.Exif:

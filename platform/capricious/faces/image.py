@@ -1,7 +1,7 @@
-"""Bytes to pixels and back: every picture from outside enters through `decode`, and through Pillow only.
+"""Bytes to pixels and back: every picture from outside enters through `decode`, and through Pillow first.
 
 A collection holds whatever sixty years of scanners and web sites left in it, and a public service gets
-files that mean harm. So the format is read from the content (never from the name), the size is
+files that mean harm. So the format is read from the content (faces.formats), the size is
 checked before any pixel is decoded, and all that comes out is 8-bit sRGB or a Rejection.
 """
 
@@ -10,25 +10,13 @@ from __future__ import annotations
 import io
 import logging
 import struct
-from collections.abc import Callable
 
 import numpy as np
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageCms,
-    ImageFile,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, ImageCms
 
 from capricious.errors import Rejection
+from capricious.faces.deep import bits_of, decode_16_bit
+from capricious.faces.formats import FORMATS, OPENERS, format_of
 from capricious.faces.tiff import encode_tiff
 
 log = logging.getLogger(__name__)
@@ -41,65 +29,6 @@ MIN_SIDE = 16
 
 MATTE = 128
 """Grey level behind transparent pixels: neutral, so that a cut-out head gets neither glow nor shadow."""
-
-
-class _TiffFile(TiffImagePlugin.TiffImageFile):
-    """TIFF without Pillow's own pixel limit, which is one global for the whole process.
-
-    decode() has checked its own limit before; changing the global would race with other threads.
-    """
-
-    def load_prepare(self) -> None:
-        if self._im is None:
-            self.im = Image.new(self.mode, self._tile_size).im
-        ImageFile.ImageFile.load_prepare(self)
-
-
-def _format_of(data: bytes) -> str:
-    """Names the format by its first bytes, "" if they say nothing."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF or MP4"
-    for name, signatures in _SIGNATURES.items():
-        if data.startswith(signatures):
-            return name
-    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<?xml", b"<svg", b"<!doctype svg")) and b"<svg" in data[:8192].lower():
-        return "SVG"
-    return "HTML or XML" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else ""
-
-
-_SIGNATURES: dict[str, tuple[bytes, ...]] = {
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "JPEG": (b"\xff\xd8\xff",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "BMP": (b"BM",),
-    "JPEG 2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
-    "PDF": (b"%PDF",),
-    "PostScript": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
-    "Photoshop": (b"8BPS",),
-    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
-    "gzip": (b"\x1f\x8b",),
-    "zip": (b"PK\x03\x04",),
-}
-
-# The whitelist. Opening one of these parses the header only; decoding happens in load(). The classes are
-# called directly because Image.open() tries every registered plugin (some start other programs) and
-# applies the global limit. PostScript, PDF and SVG are left out: they are programs, not pixels.
-_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
-    "JPEG": JpegImagePlugin.JpegImageFile,  # also MPO, of which it reads the first picture
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "TIFF": _TiffFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-}
-FORMATS = tuple(_OPENERS)
-"""Names of the formats that decode() accepts."""
 
 
 def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> np.ndarray:
@@ -129,13 +58,13 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
 
     if not data:
         raise reject("empty", "the file has 0 bytes; copy or download it again")
-    kind = _format_of(data)
-    if kind not in _OPENERS:
+    kind = format_of(data)
+    if kind not in OPENERS:
         if kind:
             raise reject("unsupported-format", f"the file is {kind}; convert it to one of {', '.join(FORMATS)}")
         raise reject("not-an-image", f"the content is none of {', '.join(FORMATS)}")
     try:
-        with _OPENERS[kind](io.BytesIO(data)) as image:
+        with OPENERS[kind](io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise reject(
@@ -148,13 +77,10 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
                     f"{width} × {height} pixels, each side needs at least {min_side}; find a larger scan",
                 )
             image.load()
-            depth = image.mode
-            if depth in ("I", "F"):
-                raise reject(
-                    "unsupported-depth",
-                    "32-bit samples have no agreed white; convert it to 8 or 16 bits per channel",
-                )
-            return np.array(upright(_to_srgb(image, name), orientation_of(image, name)))
+            if unread := _unread_depth(image, data):
+                raise reject("unsupported-depth", unread)
+            srgb = _to_srgb(_with_its_whites(image, data), name)
+            return upright(np.array(srgb), orientation_of(image, name))
     except Rejection:
         raise
     except Image.DecompressionBombError as error:  # WebP and GIF keep Pillow's own, lower limit
@@ -165,9 +91,30 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, min_side: in
         raise reject(reason, f"damaged {kind} file ({cause}); copy or download it again") from error
 
 
-def opened(data: bytes) -> ImageFile.ImageFile:
-    """Opens a file that decode() has accepted: its header and metadata, no pixels yet."""
-    return _OPENERS[_format_of(data)](io.BytesIO(data))
+def _unread_depth(image: Image.Image, data: bytes) -> str:
+    """Says why the samples of a loaded picture are not to be had, and what to do; nothing if they are."""
+    if image.mode in ("I", "F"):
+        return "32-bit samples have no agreed white; convert it to 8 or 16 bits per channel"
+    if bits_of(image, data) <= 8 or image.mode == "I;16":
+        return ""
+    if getattr(image, "tag_v2", {}).get(ExifTags.Base.PlanarConfiguration) == 2:
+        return "its channels of 16 bits are stored one after the other (per channel); save it interleaved"
+    if image.format == "JPEG2000" and image.mode != "RGB":
+        return f"a JPEG 2000 of more than 8 bits per channel must be RGB or grey, found: {image.mode}; save it as that"
+    return ""
+
+
+def _with_its_whites(image: Image.Image, data: bytes) -> Image.Image:
+    """Reads a JPEG 2000 of more than 8 bits anew: where Pillow rounds its white up to 256, it becomes black."""
+    bits = bits_of(image, data)
+    if image.format != "JPEG2000" or image.mode != "RGB" or bits <= 8:
+        return image
+    pixels = decode_16_bit(data)
+    if pixels is None:
+        raise ValueError(f"OpenCV does not read its {bits} bits per channel")
+    again = Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
+    again.info = image.info
+    return again
 
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
@@ -178,7 +125,7 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     else:
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         colour = _without_alpha(image)
-    rgb = _apply_profile(colour, image.info.get("icc_profile"), name)
+    rgb = apply_profile(colour, image.info.get("icc_profile"), name)
     if alpha is None:
         return rgb
     matte = Image.new("RGB", rgb.size, (MATTE, MATTE, MATTE))
@@ -207,7 +154,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _apply_profile(colour: Image.Image, icc: bytes | None, name: str) -> Image.Image:
+def apply_profile(colour: Image.Image, icc: bytes | None, name: str) -> Image.Image:
     """Converts L, RGB, CMYK or LAB to sRGB through its ICC profile, or by convention without one."""
     if icc:
         try:
@@ -244,18 +191,15 @@ def orientation_of(image: Image.Image, name: str) -> int:
         return 1
 
 
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turns and mirrors a picture as its EXIF orientation, 1…8, asks for."""
-    method = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
-    return image if method is None else image.transpose(method)
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors H×W×C as the EXIF orientation, 1…8, asks for; contiguous."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

@@ -37,18 +37,6 @@ def encode_tiff(image: np.ndarray, *, icc: bytes | None = None, exif: bytes = b"
     return with_tags(encoded.tobytes(), tags)
 
 
-def decode_16_bit(data: bytes) -> np.ndarray | None:
-    """Returns the pixels of an RGB file of 16 bits a channel, H×W×3 uint16, upright, or None if it is none.
-
-    No colour profile is applied.
-    """
-    # Together these two flags mean: as stored, but turned as the EXIF orientation says.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
-    if pixels is None or pixels.dtype != np.uint16:
-        return None
-    return np.ascontiguousarray(pixels[..., ::-1])
-
-
 def with_tags(data: bytes, tags: Mapping[int, Any]) -> bytes:
     """Adds tags to a little-endian TIFF of one page whose pixels lie in strips; bytes become tags of type UNDEFINED.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from capricious.errors import ConfigError
-from capricious.faces.image import opened
+from capricious.faces.formats import opened
 from capricious.render.iiif import manifest
 from capricious.render.picture import SweepResult
 from capricious.render.sweep import SOURCE, Sweep

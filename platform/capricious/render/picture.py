@@ -167,7 +167,8 @@ class SweepResult:
             )
             for face in self.faces
         )
-        return replace(self, scan=Scan(small), faces=faces)
+        scan = Scan(small, exif=self.scan.exif, xmp=self.scan.xmp)
+        return replace(self, scan=scan, faces=faces)
 
     def sheet(self) -> bytes:
         """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages.

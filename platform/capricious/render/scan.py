@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from capricious.errors import Rejection
-from capricious.faces.image import MAX_PIXELS, QUICK, decode, encode, opened, orientation_of, upright
-from capricious.faces.tiff import decode_16_bit
+from capricious.faces.deep import bits_of, decode_16_bit
+from capricious.faces.formats import opened
+from capricious.faces.image import MAX_PIXELS, QUICK, apply_profile, decode, encode, orientation_of, upright
+from capricious.render.native_colours import native_colours
+from capricious.render.source_exif import kept_exif
 
 log = logging.getLogger(__name__)
 
-DESCRIPTIVE = (
-    *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
-    *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright),
-    *(ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit),
-)
-"""EXIF tags that describe the picture. The others, of a TIFF, say where its pixels lie, and the orientation has been
-applied."""
+COMPARED = 64
+"""Rows, spread over a picture of 16 bits, in which its two readings must agree."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print well
@@ -39,7 +35,7 @@ class Scan:
         srgb: H×W×3 uint8, upright: what faces are found in.
         native: H×W×3 uint8 or uint16 in the file's own colours; None where these are srgb's.
         icc: the file's RGB profile, which says what `native` means; None for sRGB.
-        exif: what describes the picture, as Pillow's Exif.tobytes() gives it, or nothing.
+        exif: what describes the picture, see render.source_exif, or nothing.
         xmp: the file's XMP packet as it was found, or nothing; render.source_xmp says what of it is kept.
     """
 
@@ -65,7 +61,8 @@ class Scan:
         after = np.rint(wanted).astype(np.uint8)
         if self.native is not None:
             below = self.native[rows, columns]
-            step = wanted - window if self._to_native is None else self._natively(after) - self._natively(window)
+            colours = None if self.icc is None else native_colours(self.icc)
+            step = wanted - window if colours is None else colours(wanted) - colours(window)
             white = np.float32(65535.0 if self.depth == 16 else 255.0)
             below[:] = np.rint(np.clip(below + step * (white / 255), 0.0, white)).astype(below.dtype)
         window[:] = after
@@ -96,51 +93,34 @@ class Scan:
             pixels = np.rint(pixels / np.float32(257.0)).astype(np.uint8)
         return encode(pixels, format, quality, icc=self.icc, exif=self.exif, compression=QUICK)
 
-    @cached_property
-    def _to_native(self) -> ImageCms.ImageCmsTransform | None:
-        """The way from sRGB to the profile's colours, or None where there is next to none to go."""
-        if self.icc is None:
-            return None
-        transform = ImageCms.buildTransform(
-            ImageCms.createProfile("sRGB"),
-            ImageCms.ImageCmsProfile(io.BytesIO(self.icc)),
-            "RGB",
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-        steps = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(1, -1, 3).astype(np.uint8)
-        there = np.asarray(ImageCms.applyTransform(Image.fromarray(steps), transform)).astype(int)
-        return None if np.abs(there - steps).max() <= 1 else transform
-
-    def _natively(self, pixels: np.ndarray) -> np.ndarray:
-        assert self._to_native is not None  # asked before
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(ImageCms.applyTransform(picture, self._to_native)).astype(np.float32)
-
 
 def read_scan(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Scan:
     """Decodes a picture from an untrusted source, as image.decode() does, and keeps what that leaves behind.
 
-    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency) become 8-bit sRGB.
+    RGB files keep depth and profile. All others (CMYK, Lab, grey, palette, with transparency, of 12 bits, with a
+    profile that leads one way only) become 8-bit sRGB.
 
     Raises:
         Rejection: as image.decode().
     """
     srgb = decode(data, name=name, max_pixels=max_pixels)
     with opened(data) as image:
-        exif, xmp = _description(image, name), _xmp(image)
-        if image.mode != "RGB" or image.has_transparency_data:
+        exif, xmp = kept_exif(image, name), _xmp(image)
+        bits = bits_of(image, data)
+        if image.mode != "RGB" or image.has_transparency_data or bits not in (8, 16):
             return Scan(srgb, exif=exif, xmp=xmp)
         icc = _rgb_profile(image.info.get("icc_profile"))
+        if icc is not None and not _leads_back(icc):
+            log.warning("%s: its profile leads out of its colours and not back, so it becomes 8-bit sRGB", name)
+            return Scan(srgb, exif=exif, xmp=xmp)
         native = None
-        if _bits(image, data) == 16:
-            native = decode_16_bit(data)
-            if native is None or native.shape != srgb.shape:
+        if bits == 16:
+            native = _sixteen_bits(image, data, name)
+            if native is None or not _shows(native, icc, srgb, name):
                 raise Rejection("decode", "unsupported-depth", f"{name}: its 16 bits per channel cannot be read")
         elif icc is not None:
             image.load()  # turns a TIFF, which then no longer asks for it
-            native = np.array(upright(image, orientation_of(image, name)))
+            native = upright(np.array(image), orientation_of(image, name))
     return Scan(srgb, native, icc, exif, xmp)
 
 
@@ -149,10 +129,20 @@ def _xmp(image: Image.Image) -> bytes:
     return found.encode() if isinstance(found, str) else bytes(found)
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
-    if image.format == "PNG":
-        return data[24]  # of IHDR, which is always first
-    return max(getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,)))
+def _sixteen_bits(image: Image.Image, data: bytes, name: str) -> np.ndarray | None:
+    pixels = decode_16_bit(data)
+    if pixels is None or ExifTags.Base.Orientation in getattr(image, "tag_v2", {}):  # no RGB, or a TIFF that was turned
+        return pixels
+    return upright(pixels, orientation_of(image, name))
+
+
+def _shows(native: np.ndarray, icc: bytes | None, srgb: np.ndarray, name: str) -> bool:
+    """Returns whether two readers, OpenCV and Pillow, saw the same picture, by some of its rows."""
+    if native.shape != srgb.shape:
+        return False
+    some = np.s_[:: max(1, len(srgb) // COMPARED)]
+    high = Image.fromarray((native[some] >> 8).astype(np.uint8))  # all that Pillow reads
+    return bool(np.abs(np.asarray(apply_profile(high, icc, name)).astype(int) - srgb[some]).mean() < 1.0)
 
 
 def _rgb_profile(icc: bytes | None) -> bytes | None:
@@ -166,16 +156,10 @@ def _rgb_profile(icc: bytes | None) -> bytes | None:
     return icc if space.strip() == "RGB" else None
 
 
-def _description(image: Image.Image, name: str) -> bytes:
+def _leads_back(icc: bytes) -> bool:
+    """Returns whether a profile also says how its colours are made; that of a scanner may not."""
     try:
-        found, kept = image.getexif(), Image.Exif()
-        for tag in DESCRIPTIVE:
-            if tag in found:
-                kept[tag] = found[tag]
-        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            if values := found.get_ifd(directory):
-                kept[directory] = dict(values)
-        return kept.tobytes() if len(kept) else b""
-    except (OSError, SyntaxError, TypeError, ValueError, KeyError, struct.error) as error:
-        log.warning("%s: EXIF block ignored: %s", name, error)
-        return b""
+        native_colours(icc)
+    except ImageCms.PyCMSError:
+        return False
+    return True

@@ -7,13 +7,17 @@ describes the file (dimensions, orientation, editing history, thumbnails), becau
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 log = logging.getLogger(__name__)
 
+MAX_PACKET = 4 * 1024 * 1024
+"""Longest packet that is read, in bytes. Of a much edited picture's, most is history."""
+
 MAX_BYTES = 24_576
-"""Longest XMP that is kept: with ours it must fit into one segment of a JPEG, 64 KB."""
+"""Most that is kept of it: with ours it must fit into one segment of a JPEG, 64 KB."""
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -32,7 +36,6 @@ NAMESPACES = {
 """Vocabularies whose statements are kept."""
 
 REPLACED = {
-    DESCRIPTION,  # kept as description()
     "{http://purl.org/dc/elements/1.1/}format",
     "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType",
     *(f"{{{NAMESPACES['photoshop']}}}{name}" for name in ("History", "DocumentAncestors", "TextLayers", "ICCProfile")),
@@ -47,11 +50,12 @@ class SourceXmp:
     """The statements of a packet from an untrusted file.
 
     Args:
-        packet: as found in the file, or nothing. One that cannot be read is ignored with a warning.
+        packet: as found in the file, or nothing. One that cannot be read is ignored with a warning; of one that says
+            more than MAX_BYTES the longest statements are.
     """
 
     def __init__(self, packet: bytes):
-        self._statements = _statements(packet) if packet else []
+        self._statements = _statements(packet) if packet else ()
 
     def description(self) -> dict[str, str]:
         """Returns what the keeper says of the work, by language ("x-default" where none is named)."""
@@ -64,32 +68,54 @@ class SourceXmp:
 
     def kept(self) -> str:
         """Returns all other statements that still hold, as XML that may stand in an rdf:Description."""
-        kept = [s for s in self._statements if s.tag not in REPLACED]
-        text = "\n".join(ElementTree.tostring(statement, encoding="unicode").strip() for statement in kept)
-        if len(text.encode()) > MAX_BYTES:
-            log.warning("XMP block ignored: %d characters of it would be kept", len(text))
-            return ""
-        return text
+        return "\n".join(_xml(statement) for statement in self._statements if statement.tag != DESCRIPTION)
 
 
-def _statements(packet: bytes) -> list[Element]:
-    """Reads the statements in the vocabularies of NAMESPACES."""
-    if len(packet) > MAX_BYTES or b"<!" in packet:  # no DTD, no entities: XMP needs none, and bombs are made of them
-        log.warning("XMP block ignored: %d bytes long, or with a DTD", len(packet))
-        return []
+class _WithoutDtd(ElementTree.TreeBuilder):
+    """XMP needs neither a DTD nor entities, and bombs are made of them."""
+
+    def doctype(self, name: str, pubid: str, system: str) -> None:
+        raise ElementTree.ParseError("it has a DTD")
+
+
+@lru_cache(maxsize=4)  # each file of a sweep asks for those of its source
+def _statements(packet: bytes) -> tuple[Element, ...]:
+    """Reads the statements in the vocabularies of NAMESPACES that still hold, and as many as fit."""
+    if len(packet) > MAX_PACKET:
+        log.warning("XMP block ignored: %d bytes long, at most %d are read", len(packet), MAX_PACKET)
+        return ()
     try:
-        tree = ElementTree.fromstring(packet.strip(b"\0 \r\n\t"))
+        tree = ElementTree.fromstring(packet.strip(b"\0 \r\n\t"), ElementTree.XMLParser(target=_WithoutDtd()))
     except ElementTree.ParseError as error:
         log.warning("XMP block ignored: %s", error)
-        return []
+        return ()
     wanted = tuple(f"{{{address}}}" for address in NAMESPACES.values())
     found: list[Element] = []
     for block in tree.iter(f"{RDF}RDF"):
         for node in block.findall(f"{RDF}Description"):
             # Plain values may also be written as attributes of the node.
             for name, value in node.attrib.items():
-                if name.startswith(wanted):
-                    found.append(Element(name))
-                    found[-1].text = value
-            found += [statement for statement in node if str(statement.tag).startswith(wanted)]
-    return found
+                found.append(Element(name))
+                found[-1].text = value
+            found += node
+    return _fitting([each for each in found if each.tag.startswith(wanted) and each.tag not in REPLACED])
+
+
+def _fitting(statements: list[Element]) -> tuple[Element, ...]:
+    kept: set[Element] = set()
+    room = MAX_BYTES
+    for statement in sorted(statements, key=_length):
+        room -= _length(statement)
+        if room < 0:
+            log.warning("%d of %d XMP statements left out, the longest", len(statements) - len(kept), len(statements))
+            break
+        kept.add(statement)
+    return tuple(statement for statement in statements if statement in kept)
+
+
+def _length(statement: Element) -> int:
+    return len(_xml(statement).encode()) + 1
+
+
+def _xml(statement: Element) -> str:
+    return ElementTree.tostring(statement, encoding="unicode").strip()
