@@ -16,7 +16,7 @@ WINDOW = 4.0
 """Standard deviation, in years, of the window over which real people count as of one age."""
 
 FEWEST = 3.0
-"""Sum of weights (1 at the age itself) below which too few real people are of an age."""
+"""Too few real people are of an age where they tell less of it than so many of exactly that age would."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class RealPeople:
 
     Attributes:
         ages: A years.
-        readings: the mean reading of people of about each age; nan where too few are known.
+        readings: the mean reading of people of each age; nan where too few of about that age are known.
         errors: the mean |reading − true age|, likewise.
     """
 
@@ -135,12 +135,23 @@ class RealPeople:
 
 
 def real_people(ages: np.ndarray, labelled: np.ndarray, estimated: np.ndarray) -> RealPeople:
-    """Averages what a judge reads of N real people of known age, around each of A ages (Gaussian window of WINDOW)."""
-    weights = np.exp(-0.5 * ((np.asarray(ages, np.float64)[:, None] - labelled) / WINDOW) ** 2)
-    total = weights.sum(1)
-    known = total >= FEWEST
+    """Says what a judge reads of people of each of A ages, from its readings of N real people of known age.
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.divide(weights @ values, total, out=np.full(len(total), np.nan), where=known)
+    Local linear regression (Fan & Gijbels 1996, "Local Polynomial Modelling and Its Applications", section 2.3): a
+    line is fitted to those about an age, weighted by a Gaussian window of WINDOW, and read at the age itself. Their
+    mean would not do: where the old are few, those about an age are younger than it.
+    """
+    ages = np.asarray(ages, np.float64)
+    distance = labelled - ages[:, None]
+    weights = np.exp(-0.5 * (distance / WINDOW) ** 2)
+    first, second = (weights * distance).sum(1), (weights * distance**2).sum(1)
+    tilt = np.divide(first, second, out=np.zeros(len(ages)), where=second > 0)
+    # The line's height at the age is a mean under these weights. Their sum is its precision, in people of that age:
+    # all of them where they lie around it evenly, none where they share another age and a line could turn about it.
+    weights *= 1 - tilt[:, None] * distance
+    people = weights.sum(1)
 
-    return RealPeople(np.asarray(ages, np.float64), mean(estimated), mean(np.abs(estimated - labelled)))
+    def at_the_age(values: np.ndarray) -> np.ndarray:
+        return np.divide(weights @ values, people, out=np.full(len(ages), np.nan), where=people >= FEWEST)
+
+    return RealPeople(ages, at_the_age(estimated), at_the_age(np.abs(estimated - labelled)))
