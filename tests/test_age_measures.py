@@ -30,6 +30,13 @@ def test_measures_agree_with_scipy_ties_included():
     assert found.slope.mean() == pytest.approx(line.slope)
 
 
+def test_a_sweep_without_all_its_estimates_has_no_measure():
+    missing = np.stack([AGES, AGES, np.full(len(AGES), np.nan)])
+    missing[1, 3] = np.nan
+    for values in vars(age_measures(AGES, missing)).values():
+        assert np.isnan(values).tolist() == [False, True, True]
+
+
 def test_a_constant_estimate_explains_nothing():
     assert np.isnan(r_squared(AGES, np.full((4, len(AGES)), 30.0)))
 

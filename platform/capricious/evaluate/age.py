@@ -21,7 +21,7 @@ FEWEST = 3.0
 
 @dataclass(frozen=True, eq=False)
 class AgeMeasures:
-    """One value for each of P portraits, from its sweep; nan where the estimates do not allow one.
+    """One value for each of P portraits, from its sweep; nan where an estimate is missing.
 
     Attributes:
         mae: mean |estimated − requested|, years.
@@ -43,7 +43,7 @@ def age_measures(requested: np.ndarray, estimated: np.ndarray) -> AgeMeasures:
 
     Args:
         requested: A years, ascending, at least two.
-        estimated: P×A years.
+        estimated: P×A years, nan where unknown.
 
     Raises:
         ValueError: shapes do not fit, or the requested ages do not ascend.
@@ -63,8 +63,8 @@ def age_measures(requested: np.ndarray, estimated: np.ndarray) -> AgeMeasures:
         mae=np.abs(error).mean(1),
         bias=error.mean(1),
         slope=estimated @ centred / (centred**2).sum(),
-        spearman=np.divide(ranks @ order, length, out=np.zeros(len(length)), where=length > 0),
-        monotone=(np.diff(estimated, axis=1) > 0).mean(1),
+        spearman=np.divide(ranks @ order, length, out=np.zeros(len(length)), where=length != 0),
+        monotone=np.where(np.isnan(estimated).any(1), np.nan, (np.diff(estimated, axis=1) > 0).mean(1)),
     )
 
 
