@@ -9,7 +9,7 @@ import numpy as np
 
 from capricious.evaluate.age import RealPeople, age_measures, estimator_error, r_squared, real_people
 from capricious.evaluate.bootstrap import Interval, PairedTest, mean_interval, paired_test, statistic_interval
-from capricious.evaluate.distance import frechet_distance, kernel_distance
+from capricious.evaluate.distance import kernel_distance, split_frechet_distance
 from capricious.evaluate.identity import DLIB_DISTANCE, bin_names, change_bins
 from capricious.evaluate.leakage import flips
 from capricious.evaluate.subjects import Sitters, Subject, decade_name, decades
@@ -61,7 +61,9 @@ FIGURES = {
         "same person, dlib", f"share of youngest and oldest renders with a distance below {DLIB_DISTANCE}", 1, 2
     ),
     "quality/kid": Figure("KID × 1000", "of renders at the own age to real pictures, × 1000", -1, 1),
-    "quality/frechet": Figure("Fréchet", "distance of renders at the own age to real pictures", -1, 1),
+    "quality/frechet": Figure(
+        "Fréchet", "distance of renders at the own age to other sitters; “input unchanged” is what chance gives", -1, 1
+    ),
     "reconstruction/psnr": Figure("PSNR", "of the render at the own age, dB", 1, 1),
     "reconstruction/ssim": Figure("SSIM", "of the render at the own age", 1, 3),
     "reconstruction/perceptual": Figure("perceptual", "VGG16 distance of the render at the own age", -1, 3),
@@ -123,7 +125,7 @@ def figures(protocol: Protocol, subject: Subject, members: np.ndarray, frechet: 
         found["quality/kid"] = _thousandfold(kernel_distance(originals, at, own, at))
         if frechet:
             nan = float("nan")
-            found["quality/frechet"] = Interval(frechet_distance(originals, own), nan, nan, len(own))
+            found["quality/frechet"] = Interval(split_frechet_distance(originals, own), nan, nan, len(own))
     return {name: found[name] for name in FIGURES if name in found}
 
 
