@@ -121,9 +121,9 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
                 f"{_percent(every.get('identity/dlib'))} by dlib's measure."
             )
     for name, bundle in report["bundles"].items():
-        if beyond := bundle["ages_beyond_training"]:
+        if beyond := bundle["extrapolated_ages"]:
             ages = ", ".join(f"{age:g}" for age in beyond)
-            yield f"{name} was never asked for {ages} in training: there it extrapolates."
+            yield f"{name} has learnt no such age as {ages}: there it extrapolates, and what it renders is marked so."
     real = report["judge_on_real"].get("all")
     if real:
         yield (
