@@ -150,6 +150,14 @@ def test_without_the_judge_the_report_is_made_all_the_same():
     assert "The extractor faceres could not be had" in Page(report_page(report, rows)).words()
 
 
+def test_of_one_sitter_nobody_knows_who_passes_for_the_same_person():
+    report = report_of(rows_of(1, 0.5, 0.9))
+    found = report["subjects"]["made up"]
+    assert report["threshold"]["cosine"] is None and found["groups"]["all"]["identity/cosine"]["value"] is not None
+    assert found["groups"]["all"]["identity/accepted"]["value"] is None
+    assert {bin["accepted"]["value"] for bin in found["identity_curve"].values()} == {None}
+
+
 def test_two_subjects_are_told_apart_portrait_by_portrait():
     first = rows_of(30, 0.1, 0.9, "first")
     second = [row for row in rows_of(30, 0.6, 0.9, "second", seed=1) if row["subject"] == "second"]

@@ -34,6 +34,10 @@ class Protocol:
     real: Subject
     threshold: float
 
+    def accepted(self, cosine: np.ndarray) -> np.ndarray:
+        """Returns which cosines are those of one person, 1 or 0; nan where the cosine or the threshold is unknown."""
+        return np.where(np.isnan(cosine - self.threshold), np.nan, cosine > self.threshold)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -85,14 +89,13 @@ def per_portrait(protocol: Protocol, subject: Subject) -> dict[str, np.ndarray]:
     pictures = subject.pictures
     sweep = {name: values[:, 1:] for name, values in pictures.items()}
     ages = age_measures(protocol.ages, sweep["estimated_age"])
-    dlib = sweep["dlib_distance"]
     sitters = protocol.sitters
     own_gender, own_glasses = (protocol.real.pictures[name][:, 0] for name in ("male", "glasses"))
     return {
         **{f"age/{name}": values for name, values in vars(ages).items()},
         "identity/cosine": sweep["cosine"].mean(1),
-        "identity/accepted": _share(sweep["cosine"], sweep["cosine"] > protocol.threshold),
-        "identity/dlib": _share(dlib, dlib < DLIB_DISTANCE),
+        "identity/accepted": _known_mean(protocol.accepted(sweep["cosine"])),
+        "identity/dlib": _known_mean(_accepted_by_dlib(sweep["dlib_distance"])),
         **{f"reconstruction/{name}": subject.portraits[name] for name in ("psnr", "ssim", "perceptual")},
         "mask/found": (~np.isnan(pictures["region_iou"])).mean(1),
         "mask/regions": _known_mean(pictures["region_iou"]),
@@ -158,8 +161,8 @@ def identity_curve(protocol: Protocol, subject: Subject) -> dict[str, dict[str, 
     cosine, dlib = subject.pictures["cosine"][:, 1:], subject.pictures["dlib_distance"][:, 1:]
     values = {
         "cosine": cosine,
-        "accepted": np.where(np.isnan(cosine), np.nan, cosine > protocol.threshold),
-        "dlib": np.where(np.isnan(dlib), np.nan, dlib < DLIB_DISTANCE),
+        "accepted": protocol.accepted(cosine),
+        "dlib": _accepted_by_dlib(dlib),
     }
     return {
         name: {
@@ -217,8 +220,8 @@ def chosen(protocol: Protocol, subject: Subject) -> Iterator[tuple[str, int]]:
                 yield f"{rank} by {FIGURES[name].label}: {values[name][order[at]]:.3g}", int(order[at])
 
 
-def _share(values: np.ndarray, condition: np.ndarray) -> np.ndarray:
-    return _known_mean(np.where(np.isnan(values), np.nan, condition))
+def _accepted_by_dlib(distance: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(distance), np.nan, distance < DLIB_DISTANCE)
 
 
 def _known_mean(values: np.ndarray) -> np.ndarray:
