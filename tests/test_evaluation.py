@@ -150,6 +150,19 @@ def test_without_the_judge_the_report_is_made_all_the_same():
     assert "The extractor faceres could not be had" in Page(report_page(report, rows)).words()
 
 
+def test_the_distance_to_real_people_is_as_unsure_as_what_is_known_of_them():
+    random, rows = np.random.default_rng(2), rows_of(40, 1.0, 0.9)
+    for row in rows:
+        if row["subject"] == REAL:
+            row["estimated_age"] = row["estimated_age"] + random.normal(0, 8, 1)
+        else:
+            row["estimated_age"] = np.array([40.0, *AGES])  # all renders alike: they leave no doubt
+    groups = report_of(rows)["subjects"]["made up"]["groups"]
+    assert groups["all"]["age/slope"]["low"] == pytest.approx(groups["all"]["age/slope"]["high"])
+    for group in ("all", "painting"):
+        assert groups[group]["age/gap"]["high"] - groups[group]["age/gap"]["low"] > 1.0
+
+
 def test_of_one_sitter_nobody_knows_who_passes_for_the_same_person():
     report = report_of(rows_of(1, 0.5, 0.9))
     found = report["subjects"]["made up"]

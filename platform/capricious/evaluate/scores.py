@@ -120,8 +120,7 @@ def figures(protocol: Protocol, subject: Subject, members: np.ndarray, frechet: 
     estimated = subject.pictures["estimated_age"][members, 1:]
     if not np.isnan(estimated).any():
         found["age/r2"] = statistic_interval(lambda at: r_squared(protocol.ages, estimated[at]), len(estimated))
-        real = perfect(protocol)
-        found["age/gap"] = statistic_interval(lambda at: real.gap(estimated[at]), len(estimated))
+        found["age/gap"] = _beside_real_people(protocol, subject, members)
     if subject.features.shape[1]:
         own, originals = subject.features[members, 0], protocol.real.features[members, 0]
         at = np.arange(len(own))
@@ -130,6 +129,20 @@ def figures(protocol: Protocol, subject: Subject, members: np.ndarray, frechet: 
             nan = float("nan")
             found["quality/frechet"] = Interval(split_frechet_distance(originals, own), nan, nan, len(own))
     return {name: found[name] for name in FIGURES if name in found}
+
+
+def _beside_real_people(protocol: Protocol, subject: Subject, members: np.ndarray) -> Interval:
+    """Returns by how many years renders are read otherwise than real people, those of all portraits with known ages.
+
+    Each replicate draws both: what is known of real people of an age is less sure than the mean of the renders.
+    """
+    estimated = subject.pictures["estimated_age"][:, 1:]
+
+    def gap(at: np.ndarray) -> float:
+        of_members = at[members[at]]
+        return perfect(protocol, at).gap(estimated[of_members]) if len(of_members) else float("nan")
+
+    return statistic_interval(gap, len(members))
 
 
 def kid_by_decade(protocol: Protocol, subject: Subject) -> dict[str, Interval]:
@@ -184,11 +197,16 @@ def judge_on_real(protocol: Protocol) -> dict[str, dict[str, Interval]]:
     return found
 
 
-def perfect(protocol: Protocol) -> RealPeople:
-    """Returns what the judge reads of real people of the requested ages; of all sitters whose ages are labels."""
+def perfect(protocol: Protocol, at: np.ndarray | None = None) -> RealPeople:
+    """Returns what the judge reads of real people of the requested ages; of all sitters whose ages are labels.
+
+    Args:
+        at: indices of the sitters to take, some of them several times; None takes each once.
+    """
     sitters, estimated = protocol.sitters, protocol.real.pictures["estimated_age"][:, 0]
     known = sitters.labelled & ~np.isnan(estimated)
-    return real_people(protocol.ages, sitters.age[known], estimated[known])
+    chosen = np.flatnonzero(known) if at is None else at[known[at]]
+    return real_people(protocol.ages, sitters.age[chosen], estimated[chosen])
 
 
 def real_curve(protocol: Protocol) -> list[tuple[float, Interval]]:
