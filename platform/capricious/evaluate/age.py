@@ -83,7 +83,8 @@ def r_squared(requested: np.ndarray, estimated: np.ndarray) -> float:
 def estimator_error(labelled: np.ndarray, estimated: np.ndarray) -> dict[str, Interval]:
     """Returns "mae", "bias" and "slope" (estimated over true age) of an estimator on N real pictures of known age.
 
-    A judge that reads old faces too young has a slope below 1; perfect renders would show the same slope.
+    A judge that reads old faces too young has a slope below 1, and perfect renders one of about that; see
+    real_people() for what they would show at the ages that were asked for.
     """
     labelled, estimated = np.asarray(labelled, np.float64), np.asarray(estimated, np.float64)
 

@@ -45,7 +45,7 @@ def report_page(report: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> st
     introduction = (
         f"{names} on {number(report['sitters']['all'])} portraits at {len(report['ages'])} requested ages each, "
         f"compared at {report['resolution']} × {report['resolution']} pixels. Figures are means over portraits; in "
-        f"small print the {report['interval']:.0%} interval of a bootstrap over portraits."
+        f"small print the {report['interval']:.0%} interval of a bootstrap over portraits (of KIDs: of a jackknife)."
     )
     return page.page("How well do they age?", introduction, sections)
 
