@@ -30,6 +30,13 @@ def test_measures_agree_with_scipy_ties_included():
     assert found.slope.mean() == pytest.approx(line.slope)
 
 
+def test_a_sweep_without_all_its_estimates_has_no_measure():
+    missing = np.stack([AGES, AGES, np.full(len(AGES), np.nan)])
+    missing[1, 3] = np.nan
+    for values in vars(age_measures(AGES, missing)).values():
+        assert np.isnan(values).tolist() == [False, True, True]
+
+
 def test_a_constant_estimate_explains_nothing():
     assert np.isnan(r_squared(AGES, np.full((4, len(AGES)), 30.0)))
 
@@ -49,18 +56,41 @@ def test_the_error_on_real_pictures():
     assert np.isnan(same["slope"].value) and np.isnan(same["slope"].low)
 
 
-def test_real_people_around_an_age_count_by_their_distance():
-    labelled = np.array([20.0] * 6 + [24.0] * 4 + [60.0] * 5)
-    estimated = np.array([22.0] * 6 + [30.0] * 4 + [50.0] * 5)
-    found = real_people(np.array([20.0, 40.0, 60.0]), labelled, estimated)
-    near = np.exp(-0.5)  # 4 years away, the window's standard deviation
-    assert found.readings[0] == pytest.approx((6 * 22 + 4 * near * 30) / (6 + 4 * near))
-    assert found.errors[0] == pytest.approx((6 * 2 + 4 * near * 6) / (6 + 4 * near))
-    assert np.isnan(found.readings[1]) and found.readings[2] == pytest.approx(50.0)
-    assert found.slope == pytest.approx((50.0 - found.readings[0]) / 40.0)
-    assert found.mae == pytest.approx((found.errors[0] + 10.0) / 2)
-    renders = np.array([[20.0, 0.0, 51.0], [24.0, 0.0, 47.0]])
-    assert found.gap(renders) == pytest.approx((abs(22.0 - found.readings[0]) + 1.0) / 2)
+def test_real_people_of_a_judge_without_error_are_of_the_age_itself_however_few_are_older():
+    """Ages as in collections of faces: most are about 30, children and the old are few."""
+    labelled = np.clip(np.random.default_rng(0).gamma(6, 6, 1000), 1, 100)
+    ages = np.arange(8.0, 81.0, 8.0)
+    found = real_people(ages, labelled, labelled)
+    known = ~np.isnan(found.readings)
+    assert known.sum() >= 8
+    assert found.readings[known] == pytest.approx(ages[known]) and found.errors[known] == pytest.approx(0.0)
+    assert found.slope == pytest.approx(1.0) and found.mae == pytest.approx(0.0)
+    assert found.gap(np.tile(ages, (5, 1))) == pytest.approx(0.0)
+
+
+def test_real_people_are_read_from_the_weighted_line_about_an_age():
+    random = np.random.default_rng(1)
+    labelled = random.gamma(6, 6, 300)
+    estimated = 30 + 0.5 * (labelled - 30) - 0.004 * (labelled - 30) ** 2 + random.normal(0, 6, 300)
+    found = real_people(np.array([20.0, 45.0]), labelled, estimated)
+    for age, reading, error in zip(found.ages, found.readings, found.errors, strict=True):
+        root = np.exp(-0.25 * ((labelled - age) / 4) ** 2)  # np.polyfit squares its weights
+        assert reading == pytest.approx(np.polyval(np.polyfit(labelled, estimated, 1, w=root), age))
+        assert error == pytest.approx(np.polyval(np.polyfit(labelled, np.abs(estimated - labelled), 1, w=root), age))
+
+
+def test_what_real_people_score_is_a_mean_over_the_ages_that_are_known():
+    labelled = np.array([20.0] * 6 + [60.0] * 5)
+    found = real_people(np.array([20.0, 40.0, 60.0]), labelled, np.array([22.0] * 6 + [50.0] * 5))
+    assert found.readings[[0, 2]] == pytest.approx([22.0, 50.0]) and np.isnan(found.readings[1])
+    assert found.slope == pytest.approx(28.0 / 40.0)
+    assert found.mae == pytest.approx((2.0 + 10.0) / 2)
+    assert found.gap(np.array([[20.0, 0.0, 51.0], [24.0, 0.0, 47.0]])) == pytest.approx((0.0 + 1.0) / 2)
+
+
+def test_people_of_one_other_age_tell_nothing_however_many():
+    found = real_people(np.array([24.0]), np.full(1000, 20.0), np.full(1000, 22.0))
+    assert np.isnan(found.readings).all()
 
 
 def test_of_ages_that_nobody_has_nothing_is_known():

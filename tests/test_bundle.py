@@ -1,6 +1,9 @@
 """Model bundles: what is written is what is read, and nothing else is. Random weights: wiring only."""
 
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -176,6 +179,49 @@ def test_a_failed_save_leaves_the_old_bundle(saved, tmp_path):
     with pytest.raises(CapriciousError, match="must not contain resolution"):
         save_bundle(tmp_path / "b", *networks(), {"resolution": 1})
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def between_old_and_new(monkeypatch, strike) -> None:
+    """Calls strike() when the old bundle is set aside and the new one is not there yet."""
+    rename = Path.rename
+
+    def struck(path: Path, target: Path) -> Path:
+        if Path(target).name == "bundle" and not path.name.endswith("-old"):
+            strike()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", struck)
+
+
+def test_a_save_that_fails_between_old_and_new_puts_the_old_one_back(saved, tmp_path, monkeypatch):
+    def fail() -> None:
+        raise OSError("Input/output error")
+
+    between_old_and_new(monkeypatch, fail)
+    with pytest.raises(OSError, match="Input/output"):
+        save_bundle(saved, *networks(), {"licence": "new"})
+    assert load_bundle(saved).info["licence"] == "research"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_save_that_is_killed_between_old_and_new_is_told_with_the_remedy(saved, tmp_path):
+    killed = multiprocessing.get_context("spawn").Process(target=save_and_be_killed, args=(saved,))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    with pytest.raises(CapriciousError, match="a save was killed while it replaced the one here: rename ") as told:
+        load_bundle(saved)
+    aside = Path(str(told.value).split("rename ")[1].split(" to ")[0])
+    aside.rename(saved)
+    assert load_bundle(saved).info["licence"] == "research"
+    with pytest.raises(CapriciousError, match=r"it has no bundle\.json$"):
+        load_bundle(tmp_path / "other")
+
+
+def save_and_be_killed(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        between_old_and_new(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        save_bundle(folder, *networks(), {"licence": "new"})
 
 
 def test_a_bundle_says_on_which_pictures_it_was_trained(tmp_path, saved):

@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from capricious.evaluate.distance import frechet_distance, kernel_distance
+from capricious.evaluate.distance import frechet_distance, kernel_distance, split_frechet_distance
 from capricious.evaluate.similarity import psnr, ssim
 
 
@@ -105,8 +105,22 @@ def test_pictures_never_meet_their_own_portrait():
     assert inside > 170
 
 
+def test_renders_are_no_better_by_frechet_for_showing_the_sitters_they_are_compared_with():
+    random = np.random.default_rng(10)
+    sitters, others = random.normal(size=(2, 300, 50))
+    own = split_frechet_distance(sitters, sitters + 0.2 * random.normal(size=sitters.shape))
+    apart = split_frechet_distance(sitters, others + 0.2 * random.normal(size=sitters.shape))
+    assert own == pytest.approx(apart, rel=0.1)
+    # As far as chance alone puts two sets of 150 apart.
+    assert split_frechet_distance(sitters, sitters) == pytest.approx(
+        frechet_distance(sitters[:150], others[:150]), rel=0.1
+    )
+
+
 def test_few_pictures_give_no_distance():
     x = np.zeros((19, 4))
+    assert math.isnan(split_frechet_distance(np.zeros((39, 4)), np.ones((39, 4))))
+    assert split_frechet_distance(np.zeros((40, 4)), np.ones((40, 4))) == pytest.approx(4.0)
     assert math.isnan(kernel_distance(x, np.arange(19), x, np.arange(19)).value)
     assert math.isnan(frechet_distance(x, x))
 

@@ -86,7 +86,9 @@ def rows_of(portraits: int, slope: float, cosine: float, name: str = "made up", 
 
 
 def report_of(rows: list[dict], seen: int | None = 0, missing: dict | None = None, **more) -> dict:
-    info = {"training": {"config": {"swap": {"min_age": 20.0, "max_age": 80.0}}, "images_seen": 5}}
+    # Asked for 25 to 75 in training; what counts are the ages that its portraits had, as where renders are marked.
+    swap = {"min_age": 25.0, "max_age": 75.0}
+    info = {"training": {"config": {"swap": swap}, "images_seen": 5}, "learnt": {"counts": {}, "ages": [20.0, 60.0]}}
     bundle = BundleInfo("made up", "ab" * 32, info, seen)
     return evaluation(rows, {"ages": AGES, "resolution": 8}, [bundle], missing or {}, **more)
 
@@ -111,7 +113,7 @@ def test_the_report_says_what_was_put_into_the_rows():
     assert report["perfect"]["mae"] == pytest.approx(3.0)
     assert found["age/gap"] == pytest.approx((2 + 8) / 2, abs=1.0)
     assert report["sitters"]["painting"] == 10 and report["sitters"]["all"] == 40
-    assert report["bundles"]["made up"]["ages_beyond_training"] == [10.0]
+    assert report["bundles"]["made up"]["extrapolated_ages"] == [10.0, 70.0]
     assert report["extractors"]["faceres"]["sha256"].startswith("2c7d2d62")
     curve = [point["value"] for point in report["subjects"]["made up"]["age_curve"]]
     assert curve == pytest.approx([25.0, 35.0, 45.0, 55.0], abs=0.6)
@@ -126,6 +128,7 @@ def test_the_page_warns_and_shows():
     assert "made up was trained on 7 of these 12 portraits" in words
     assert "The extractor dlib could not be had" in words and "Only 12 portraits" in words
     assert "pairs of sitters are too few" in words
+    assert "made up has learnt no such age as 10, 70: there it extrapolates" in words
     assert "best by age error" in words and "worst by identity" in words and "<b>" in words
     assert page.tags["svg"] == 2 and not {"script", "iframe", "link"} & set(page.tags)
     assert all(link.startswith(("data:image/", "#")) for link in page.links)
@@ -140,8 +143,32 @@ def test_without_the_judge_the_report_is_made_all_the_same():
         row["embedding"], row["features"] = None, None
     report = report_of(rows, missing={"faceres": "no network", "features": "no network"})
     every = report["subjects"]["made up"]["groups"]["all"]
-    assert every["age/slope"]["value"] is None and every["mask/regions"]["n"] == 5 and "quality/kid" not in every
+    judged = [key for key in every if key.startswith(("age/", "identity/")) and key != "identity/dlib"]
+    assert len(judged) == 7 and all(every[key]["value"] is None and every[key]["n"] == 0 for key in judged)
+    assert every["leakage/gender"]["value"] is None and every["leakage/label"]["value"] is None
+    assert every["mask/regions"]["n"] == 5 and "quality/kid" not in every
     assert "The extractor faceres could not be had" in Page(report_page(report, rows)).words()
+
+
+def test_the_distance_to_real_people_is_as_unsure_as_what_is_known_of_them():
+    random, rows = np.random.default_rng(2), rows_of(40, 1.0, 0.9)
+    for row in rows:
+        if row["subject"] == REAL:
+            row["estimated_age"] = row["estimated_age"] + random.normal(0, 8, 1)
+        else:
+            row["estimated_age"] = np.array([40.0, *AGES])  # all renders alike: they leave no doubt
+    groups = report_of(rows)["subjects"]["made up"]["groups"]
+    assert groups["all"]["age/slope"]["low"] == pytest.approx(groups["all"]["age/slope"]["high"])
+    for group in ("all", "painting"):
+        assert groups[group]["age/gap"]["high"] - groups[group]["age/gap"]["low"] > 1.0
+
+
+def test_of_one_sitter_nobody_knows_who_passes_for_the_same_person():
+    report = report_of(rows_of(1, 0.5, 0.9))
+    found = report["subjects"]["made up"]
+    assert report["threshold"]["cosine"] is None and found["groups"]["all"]["identity/cosine"]["value"] is not None
+    assert found["groups"]["all"]["identity/accepted"]["value"] is None
+    assert {bin["accepted"]["value"] for bin in found["identity_curve"].values()} == {None}
 
 
 def test_two_subjects_are_told_apart_portrait_by_portrait():

@@ -16,12 +16,12 @@ WINDOW = 4.0
 """Standard deviation, in years, of the window over which real people count as of one age."""
 
 FEWEST = 3.0
-"""Sum of weights (1 at the age itself) below which too few real people are of an age."""
+"""Too few real people are of an age where they tell less of it than so many of exactly that age would."""
 
 
 @dataclass(frozen=True, eq=False)
 class AgeMeasures:
-    """One value for each of P portraits, from its sweep; nan where the estimates do not allow one.
+    """One value for each of P portraits, from its sweep; nan where an estimate is missing.
 
     Attributes:
         mae: mean |estimated − requested|, years.
@@ -43,7 +43,7 @@ def age_measures(requested: np.ndarray, estimated: np.ndarray) -> AgeMeasures:
 
     Args:
         requested: A years, ascending, at least two.
-        estimated: P×A years.
+        estimated: P×A years, nan where unknown.
 
     Raises:
         ValueError: shapes do not fit, or the requested ages do not ascend.
@@ -63,8 +63,8 @@ def age_measures(requested: np.ndarray, estimated: np.ndarray) -> AgeMeasures:
         mae=np.abs(error).mean(1),
         bias=error.mean(1),
         slope=estimated @ centred / (centred**2).sum(),
-        spearman=np.divide(ranks @ order, length, out=np.zeros(len(length)), where=length > 0),
-        monotone=(np.diff(estimated, axis=1) > 0).mean(1),
+        spearman=np.divide(ranks @ order, length, out=np.zeros(len(length)), where=length != 0),
+        monotone=np.where(np.isnan(estimated).any(1), np.nan, (np.diff(estimated, axis=1) > 0).mean(1)),
     )
 
 
@@ -83,7 +83,8 @@ def r_squared(requested: np.ndarray, estimated: np.ndarray) -> float:
 def estimator_error(labelled: np.ndarray, estimated: np.ndarray) -> dict[str, Interval]:
     """Returns "mae", "bias" and "slope" (estimated over true age) of an estimator on N real pictures of known age.
 
-    A judge that reads old faces too young has a slope below 1; perfect renders would show the same slope.
+    A judge that reads old faces too young has a slope below 1, and perfect renders one of about that; see
+    real_people() for what they would show at the ages that were asked for.
     """
     labelled, estimated = np.asarray(labelled, np.float64), np.asarray(estimated, np.float64)
 
@@ -105,7 +106,7 @@ class RealPeople:
 
     Attributes:
         ages: A years.
-        readings: the mean reading of people of about each age; nan where too few are known.
+        readings: the mean reading of people of each age; nan where too few of about that age are known.
         errors: the mean |reading − true age|, likewise.
     """
 
@@ -135,12 +136,23 @@ class RealPeople:
 
 
 def real_people(ages: np.ndarray, labelled: np.ndarray, estimated: np.ndarray) -> RealPeople:
-    """Averages what a judge reads of N real people of known age, around each of A ages (Gaussian window of WINDOW)."""
-    weights = np.exp(-0.5 * ((np.asarray(ages, np.float64)[:, None] - labelled) / WINDOW) ** 2)
-    total = weights.sum(1)
-    known = total >= FEWEST
+    """Says what a judge reads of people of each of A ages, from its readings of N real people of known age.
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.divide(weights @ values, total, out=np.full(len(total), np.nan), where=known)
+    Local linear regression (Fan & Gijbels 1996, "Local Polynomial Modelling and Its Applications", section 2.3): a
+    line is fitted to those about an age, weighted by a Gaussian window of WINDOW, and read at the age itself. Their
+    mean would not do: where the old are few, those about an age are younger than it.
+    """
+    ages = np.asarray(ages, np.float64)
+    distance = labelled - ages[:, None]
+    weights = np.exp(-0.5 * (distance / WINDOW) ** 2)
+    first, second = (weights * distance).sum(1), (weights * distance**2).sum(1)
+    tilt = np.divide(first, second, out=np.zeros(len(ages)), where=second > 0)
+    # The line's height at the age is a mean under these weights. Their sum is its precision, in people of that age:
+    # all of them where they lie around it evenly, none where they share another age and a line could turn about it.
+    weights *= 1 - tilt[:, None] * distance
+    people = weights.sum(1)
 
-    return RealPeople(np.asarray(ages, np.float64), mean(estimated), mean(np.abs(estimated - labelled)))
+    def at_the_age(values: np.ndarray) -> np.ndarray:
+        return np.divide(weights @ values, people, out=np.full(len(ages), np.nan), where=people >= FEWEST)
+
+    return RealPeople(ages, at_the_age(estimated), at_the_age(np.abs(estimated - labelled)))

@@ -1,7 +1,8 @@
 """How far a set of renders is from a set of real pictures: KID and Fréchet distance on named features.
 
 Both compare pictures of the same portraits, real and rendered. So a render and its own original must never meet: they
-are alike because they show one sitter, not because rendering is good. All sums here leave such pairs out.
+are alike because they show one sitter, not because rendering is good. The KID leaves such pairs out of its sums; the
+Fréchet distance, which has no pairs, is taken between the originals of one half and the renders of the other.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
     ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½ (Dowson & Landau 1982, equation 16). With Σ = XᵀX for scaled and centred
     X, the last trace is the sum of the singular values of X₁X₂ᵀ: no square root of a matrix, no regularisation, exact
-    also where there are fewer pictures than features. Biased upward, the more the fewer the pictures: compare values
-    of the same N only.
+    also where there are fewer pictures than features. Biased upward, the more the fewer the pictures, and the less the
+    more alike the two sets are picture by picture: compare values of the same N only, of sets that share no portrait.
     """
     if min(len(real), len(fake)) < MIN_PICTURES:
         return float("nan")
@@ -94,3 +95,13 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
         factors.append(linalg.qr(x, mode="r", check_finite=False)[0][: x.shape[1]] if len(x) > x.shape[1] else x)
     cross = linalg.svdvals(factors[0] @ factors[1].T).sum()
     return float(((means[0] - means[1]) ** 2).sum() + traces - 2 * cross)
+
+
+def split_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Returns frechet_distance() of P portraits and their renders, P×D features each, that no portrait enters twice.
+
+    The originals of every other portrait are compared with the renders of the others, then the other way about; the
+    mean counts. nan with fewer than 2 × MIN_PICTURES portraits.
+    """
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    return (frechet_distance(real[even], fake[odd]) + frechet_distance(real[odd], fake[even])) / 2

@@ -26,6 +26,7 @@ from capricious.evaluate.subjects import (
     sitters_of,
     subject_of,
 )
+from capricious.model.learnt import Learnt
 
 RECONSTRUCTION = "reconstruction only"
 """The baseline that answers every request with the render at the sitter's own age."""
@@ -151,20 +152,16 @@ def _subject(protocol: Protocol, subject: Subject) -> dict[str, Any]:
 
 
 def _bundle(bundle: BundleInfo, ages: Sequence[float]) -> dict[str, Any]:
-    training = bundle.info.get("training") or {}
-    config = training.get("config") or {}
-    swap = config.get("swap") or {}
-    low, high = swap.get("min_age"), swap.get("max_age")
-    beyond = [age for age in ages if low is not None and high is not None and not low <= age <= high]
+    learnt = Learnt.of_info(bundle.info)
     return {
         "sha256": bundle.sha256,
         "resolution": bundle.info.get("resolution"),
         "conditioning": bundle.info.get("architecture", {}).get("generator", {}).get("conditioning"),
-        "images_seen": training.get("images_seen"),
+        "images_seen": (bundle.info.get("training") or {}).get("images_seen"),
         "data_fingerprint": (bundle.info.get("data") or {}).get("fingerprint"),
         "code_version": bundle.info.get("code_version"),
         "training_images": bundle.training_images,
-        "ages_beyond_training": beyond,
+        "extrapolated_ages": [age for age in ages if learnt and learnt.extrapolates({"age": age})],
     }
 
 

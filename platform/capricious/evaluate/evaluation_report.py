@@ -45,7 +45,7 @@ def report_page(report: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> st
     introduction = (
         f"{names} on {number(report['sitters']['all'])} portraits at {len(report['ages'])} requested ages each, "
         f"compared at {report['resolution']} × {report['resolution']} pixels. Figures are means over portraits; in "
-        f"small print the {report['interval']:.0%} interval of a bootstrap over portraits."
+        f"small print the {report['interval']:.0%} interval of a bootstrap over portraits (of KIDs: of a jackknife)."
     )
     return page.page("How well do they age?", introduction, sections)
 
@@ -121,9 +121,9 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
                 f"{_percent(every.get('identity/dlib'))} by dlib's measure."
             )
     for name, bundle in report["bundles"].items():
-        if beyond := bundle["ages_beyond_training"]:
+        if beyond := bundle["extrapolated_ages"]:
             ages = ", ".join(f"{age:g}" for age in beyond)
-            yield f"{name} was never asked for {ages} in training: there it extrapolates."
+            yield f"{name} has learnt no such age as {ages}: there it extrapolates, and what it renders is marked so."
     real = report["judge_on_real"].get("all")
     if real:
         yield (

@@ -26,7 +26,7 @@ def roughness(pictures: np.ndarray) -> float:
     """Returns the largest step of a sweep over its mean step: 1 when age moves evenly, more when it jumps.
 
     Args:
-        pictures: A×R×R×3 uint8 in the order of their ages; nan where nothing moves at all.
+        pictures: A×R×R×3 uint8 at evenly spaced ages, ascending; nan where nothing moves at all.
     """
     steps = np.abs(np.diff(pictures.astype(np.float32), axis=0)).mean((1, 2, 3))
     return float(steps.max() / steps.mean()) if len(steps) and steps.max() > 0 else float("nan")

@@ -9,7 +9,7 @@ import numpy as np
 
 from capricious.evaluate.age import RealPeople, age_measures, estimator_error, r_squared, real_people
 from capricious.evaluate.bootstrap import Interval, PairedTest, mean_interval, paired_test, statistic_interval
-from capricious.evaluate.distance import frechet_distance, kernel_distance
+from capricious.evaluate.distance import kernel_distance, split_frechet_distance
 from capricious.evaluate.identity import DLIB_DISTANCE, bin_names, change_bins
 from capricious.evaluate.leakage import flips
 from capricious.evaluate.subjects import Sitters, Subject, decade_name, decades
@@ -33,6 +33,10 @@ class Protocol:
     sitters: Sitters
     real: Subject
     threshold: float
+
+    def accepted(self, cosine: np.ndarray) -> np.ndarray:
+        """Returns which cosines are those of one person, 1 or 0; nan where the cosine or the threshold is unknown."""
+        return np.where(np.isnan(cosine - self.threshold), np.nan, cosine > self.threshold)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ FIGURES = {
         "same person, dlib", f"share of youngest and oldest renders with a distance below {DLIB_DISTANCE}", 1, 2
     ),
     "quality/kid": Figure("KID × 1000", "of renders at the own age to real pictures, × 1000", -1, 1),
-    "quality/frechet": Figure("Fréchet", "distance of renders at the own age to real pictures", -1, 1),
+    "quality/frechet": Figure(
+        "Fréchet", "distance of renders at the own age to other sitters; “input unchanged” is what chance gives", -1, 1
+    ),
     "reconstruction/psnr": Figure("PSNR", "of the render at the own age, dB", 1, 1),
     "reconstruction/ssim": Figure("SSIM", "of the render at the own age", 1, 3),
     "reconstruction/perceptual": Figure("perceptual", "VGG16 distance of the render at the own age", -1, 3),
@@ -83,14 +89,13 @@ def per_portrait(protocol: Protocol, subject: Subject) -> dict[str, np.ndarray]:
     pictures = subject.pictures
     sweep = {name: values[:, 1:] for name, values in pictures.items()}
     ages = age_measures(protocol.ages, sweep["estimated_age"])
-    dlib = sweep["dlib_distance"]
     sitters = protocol.sitters
     own_gender, own_glasses = (protocol.real.pictures[name][:, 0] for name in ("male", "glasses"))
     return {
         **{f"age/{name}": values for name, values in vars(ages).items()},
         "identity/cosine": sweep["cosine"].mean(1),
-        "identity/accepted": _share(sweep["cosine"], sweep["cosine"] > protocol.threshold),
-        "identity/dlib": _share(dlib, dlib < DLIB_DISTANCE),
+        "identity/accepted": _known_mean(protocol.accepted(sweep["cosine"])),
+        "identity/dlib": _known_mean(_accepted_by_dlib(sweep["dlib_distance"])),
         **{f"reconstruction/{name}": subject.portraits[name] for name in ("psnr", "ssim", "perceptual")},
         "mask/found": (~np.isnan(pictures["region_iou"])).mean(1),
         "mask/regions": _known_mean(pictures["region_iou"]),
@@ -115,16 +120,29 @@ def figures(protocol: Protocol, subject: Subject, members: np.ndarray, frechet: 
     estimated = subject.pictures["estimated_age"][members, 1:]
     if not np.isnan(estimated).any():
         found["age/r2"] = statistic_interval(lambda at: r_squared(protocol.ages, estimated[at]), len(estimated))
-        real = perfect(protocol)
-        found["age/gap"] = statistic_interval(lambda at: real.gap(estimated[at]), len(estimated))
+        found["age/gap"] = _beside_real_people(protocol, subject, members)
     if subject.features.shape[1]:
         own, originals = subject.features[members, 0], protocol.real.features[members, 0]
         at = np.arange(len(own))
         found["quality/kid"] = _thousandfold(kernel_distance(originals, at, own, at))
         if frechet:
             nan = float("nan")
-            found["quality/frechet"] = Interval(frechet_distance(originals, own), nan, nan, len(own))
+            found["quality/frechet"] = Interval(split_frechet_distance(originals, own), nan, nan, len(own))
     return {name: found[name] for name in FIGURES if name in found}
+
+
+def _beside_real_people(protocol: Protocol, subject: Subject, members: np.ndarray) -> Interval:
+    """Returns by how many years renders are read otherwise than real people, those of all portraits with known ages.
+
+    Each replicate draws both: what is known of real people of an age is less sure than the mean of the renders.
+    """
+    estimated = subject.pictures["estimated_age"][:, 1:]
+
+    def gap(at: np.ndarray) -> float:
+        of_members = at[members[at]]
+        return perfect(protocol, at).gap(estimated[of_members]) if len(of_members) else float("nan")
+
+    return statistic_interval(gap, len(members))
 
 
 def kid_by_decade(protocol: Protocol, subject: Subject) -> dict[str, Interval]:
@@ -156,8 +174,8 @@ def identity_curve(protocol: Protocol, subject: Subject) -> dict[str, dict[str, 
     cosine, dlib = subject.pictures["cosine"][:, 1:], subject.pictures["dlib_distance"][:, 1:]
     values = {
         "cosine": cosine,
-        "accepted": np.where(np.isnan(cosine), np.nan, cosine > protocol.threshold),
-        "dlib": np.where(np.isnan(dlib), np.nan, dlib < DLIB_DISTANCE),
+        "accepted": protocol.accepted(cosine),
+        "dlib": _accepted_by_dlib(dlib),
     }
     return {
         name: {
@@ -179,11 +197,16 @@ def judge_on_real(protocol: Protocol) -> dict[str, dict[str, Interval]]:
     return found
 
 
-def perfect(protocol: Protocol) -> RealPeople:
-    """Returns what the judge reads of real people of the requested ages; of all sitters whose ages are labels."""
+def perfect(protocol: Protocol, at: np.ndarray | None = None) -> RealPeople:
+    """Returns what the judge reads of real people of the requested ages; of all sitters whose ages are labels.
+
+    Args:
+        at: indices of the sitters to take, some of them several times; None takes each once.
+    """
     sitters, estimated = protocol.sitters, protocol.real.pictures["estimated_age"][:, 0]
     known = sitters.labelled & ~np.isnan(estimated)
-    return real_people(protocol.ages, sitters.age[known], estimated[known])
+    chosen = np.flatnonzero(known) if at is None else at[known[at]]
+    return real_people(protocol.ages, sitters.age[chosen], estimated[chosen])
 
 
 def real_curve(protocol: Protocol) -> list[tuple[float, Interval]]:
@@ -215,8 +238,8 @@ def chosen(protocol: Protocol, subject: Subject) -> Iterator[tuple[str, int]]:
                 yield f"{rank} by {FIGURES[name].label}: {values[name][order[at]]:.3g}", int(order[at])
 
 
-def _share(values: np.ndarray, condition: np.ndarray) -> np.ndarray:
-    return _known_mean(np.where(np.isnan(values), np.nan, condition))
+def _accepted_by_dlib(distance: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(distance), np.nan, distance < DLIB_DISTANCE)
 
 
 def _known_mean(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ Spectral norm is worked into the weights on saving, so a loaded bundle is a netw
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -47,6 +48,8 @@ DEFAULT = "capricious://default"
 _DEFAULT_FOLDER = Path(__file__).with_name("default")
 MAX_STRENGTH = 3.0
 """Beyond it nothing is left of a portrait."""
+_OLD = "-old"
+"""Ends the name of a bundle that is set aside while it is replaced."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -101,6 +104,9 @@ def save_bundle(
     dtype: str = "float32",
 ) -> None:
     """Writes a bundle, all of it or nothing; an older bundle in the same place is replaced.
+
+    A kill in the moment between the old one and the new one leaves neither here, but the old one beside it under a
+    hidden name, which load_bundle() then tells.
 
     Args:
         folder: where to; parents are made.
@@ -218,10 +224,7 @@ def _replace(folder: Path, files: dict[str, bytes]) -> None:
             (fresh / name).write_bytes(content)
         fresh.chmod(0o755)  # mkdtemp's folders are closed to all others
         if (folder / INFO).is_file():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old)
-            fresh.rename(folder)
-            shutil.rmtree(old)
+            _swap(fresh, folder)
         else:
             fresh.rename(folder)
     except BaseException:
@@ -229,11 +232,31 @@ def _replace(folder: Path, files: dict[str, bytes]) -> None:
         raise
 
 
+def _swap(fresh: Path, folder: Path) -> None:
+    """Puts one folder in the place of another, which goes; or leaves the other where it is."""
+    old = fresh.with_name(fresh.name + _OLD)
+    try:
+        folder.rename(old)
+        fresh.rename(folder)  # a kill just before leaves no bundle here: _set_aside() finds it
+    except BaseException:
+        if not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old)
+
+
+def _set_aside(folder: Path) -> list[Path]:
+    """Returns the older bundles of a place that kills left beside it before newer ones were there."""
+    return sorted(folder.parent.glob(f".{glob.escape(folder.name)}-{'?' * 8}{_OLD}"))  # mkdtemp adds 8 letters
+
+
 def _read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CapriciousError(f"{folder} is not a model bundle: it has no {INFO}") from None
+        aside = _set_aside(folder)
+        remedy = f"; a save was killed while it replaced the one here: rename {aside[-1]} to {folder}" if aside else ""
+        raise CapriciousError(f"{folder} is not a model bundle: it has no {INFO}{remedy}") from None
     except ValueError as error:
         raise CapriciousError(f"{folder / INFO} is not valid JSON: {error}") from None
     version = info.get("format_version")
