@@ -131,7 +131,8 @@ class SweepResult:
     def _painted(self, variants: Sequence[Variant]) -> list[Scan]:
         """Returns the whole picture in each variant."""
         paintings = [self.scan.copy() for _ in variants]
-        # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
+        # No pixel is recoloured as a part of two faces (annotate.neighbours), but crops overlap, and all in them moves:
+        # the larger face, in front as a rule, last.
         for number in reversed(range(len(self.faces))):
             together: dict[Placement, list[int]] = {}
             for i, variant in enumerate(variants):
