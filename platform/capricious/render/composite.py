@@ -25,8 +25,9 @@ from capricious.model.bundle import MAX_STRENGTH
 from capricious.model.put_back import EYES_LIMIT, GRID_FILTER, HAIR_SPREAD, MOUTH_LIMIT, SKIN_COLOUR
 from capricious.render.blend import BORDER, blend
 from capricious.render.held_change import HeldChange
+from capricious.render.movement import move
 from capricious.render.scan import Scan
-from capricious.render.shape_change import NODES, ShapeChange
+from capricious.render.shape_change import ShapeChange
 from capricious.render.sweep import Variant
 from capricious.render.unalign import STRIP, Unalign, Window
 
@@ -182,25 +183,7 @@ class Placement:
         self._recolour(onto, targets)
         for scan, wanted in zip(onto, attributes or (), strict=attributes is not None):
             if (shift := self._shape(wanted)) is not None:
-                self._move(scan, shift)
-
-    def _move(self, scan: Scan, shift: np.ndarray) -> None:
-        """Moves the pixels of a face by what ShapeChange says."""
-        quad = self._face.quad.astype(np.float64)
-        right, down = (quad[3] - quad[0]).astype(np.float32), (quad[1] - quad[0]).astype(np.float32)
-        shift = shift[..., :1] * right + shift[..., 1:] * down
-        left, top, end, bottom = bounds_of(self._face.quad, *scan.srgb.shape[1::-1])
-        before = scan.part(slice(top, bottom), slice(left, end))
-        for tile in self._tiles:
-            # From a tile's pixels, centres at whole numbers, to the nodes.
-            centres = np.add(tile[:2], [[0.5, 0.5], [1.5, 0.5], [0.5, 1.5]])
-            origin, across, along = to_crop(centres, quad, NODES)
-            to_nodes = np.stack([across - origin, along - origin, origin], 1)
-            size = tile[2] - tile[0], tile[3] - tile[1]
-            places: np.ndarray = cv2.warpAffine(shift, to_nodes, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            places[..., 0] += np.arange(tile[0] - left, tile[2] - left)
-            places[..., 1] += np.arange(tile[1] - top, tile[3] - top)[:, None]
-            scan.move(*_slices(tile), places, before)
+                move(scan, self._face.quad, shift, self._tiles)
 
     def _recolour(self, onto: Sequence[Scan], targets: Sequence[np.ndarray] | np.ndarray) -> None:
         wanted = [self._checked("target", target).astype(np.float32) for target in targets]
