@@ -30,7 +30,7 @@ from capricious.render.composite import (
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
-from capricious.render.sheet import CELL, contact_sheet, gif
+from capricious.render.sheet import cell_for, contact_sheet, gif
 from capricious.render.sweep import SOURCE, Sweep, Variant, guesses
 from capricious.render.video import video
 
@@ -173,12 +173,13 @@ class SweepResult:
     def sheet(self) -> bytes:
         """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages.
 
-        Faces are shown as they are delivered, put back into the picture.
+        Faces are shown as they are delivered, put back into the picture; those of a crowd smaller.
         """
         rows, labels = [], []
         ages: Sequence[float | None] = self.sweep.ages or (None,)
+        cell = cell_for(len(self.faces) * len(self.sweep.looks()), 1 + len(ages))
         for number, face in enumerate(self.faces):
-            crop, source = align(self.picture, face.quad, CELL), self.render(number, SOURCE)
+            crop, source = align(self.picture, face.quad, cell), self.render(number, SOURCE)
             for look in self.sweep.looks():
                 shown = [self.sweep.at(age, look) for age in ages]
                 renders = [self.render(number, variant.name) for variant in shown]
@@ -190,7 +191,7 @@ class SweepResult:
         guessed = {variant.changes.get("age") for variant in self.sweep.variants() if variant.name in self.extrapolated}
         columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
         caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
-        sheet = contact_sheet(rows, labels, columns, caption=caption)
+        sheet = contact_sheet(rows, labels, columns, cell=cell, caption=caption)
         return self.stamped(encode(sheet, "png", compression=QUICK))
 
     def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
