@@ -179,12 +179,12 @@ class SweepResult:
         ages: Sequence[float | None] = self.sweep.ages or (None,)
         cell = cell_for(len(self.faces) * len(self.sweep.looks()), 1 + len(ages))
         for number, face in enumerate(self.faces):
-            crop, source = align(self.picture, face.quad, cell), self.render(number, SOURCE)
+            crop, reconstruction = align(self.picture, face.quad, cell), self.render(number, SOURCE)
             for look in self.sweep.looks():
                 shown = [self.sweep.at(age, look) for age in ages]
                 renders = [self.render(number, variant.name) for variant in shown]
                 wanted = [variant.of(face.attributes) for variant in shown]
-                rows.append([crop, *put_back(crop, face, source, renders, self.composite.of(look), wanted)])
+                rows.append([crop, *put_back(crop, face, reconstruction, renders, self.composite.of(look), wanted)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))
@@ -230,10 +230,10 @@ class SweepResult:
         composite = self.composite.of(variant)
         key = number, composite, alone
         if key not in self._placements:
-            face, source = self.faces[number], self.render(number, SOURCE)
+            face, reconstruction = self.faces[number], self.render(number, SOURCE)
             scan = Scan(face.image) if alone else self.scan
             face = in_crop(face, len(face.image)) if alone else face
-            self._placements[key] = Placement(scan, face, source, composite)
+            self._placements[key] = Placement(scan, face, reconstruction, composite)
         return self._placements[key]
 
     def _variant(self, name: str) -> Variant:
