@@ -23,10 +23,16 @@ quads = st.builds(square, st.floats(-50, 250), st.floats(-50, 200), st.floats(5,
 
 
 def pasted(
-    picture: np.ndarray | Scan, face: Face, source: np.ndarray, target: np.ndarray, *, feather=FEATHER, **composite
+    picture: np.ndarray | Scan,
+    face: Face,
+    reconstruction: np.ndarray,
+    target: np.ndarray,
+    *,
+    feather=FEATHER,
+    **composite,
 ):
-    """A copy of a picture or a scan with one face changed from source to target."""
+    """A copy of a picture or a scan with one face changed from reconstruction to target."""
     scan = picture if isinstance(picture, Scan) else Scan(picture)
     out = scan.copy()
-    Placement(scan, face, source, Compositing(**composite), feather=feather).paint([out], [target])
+    Placement(scan, face, reconstruction, Compositing(**composite), feather=feather).paint([out], [target])
     return out if isinstance(picture, Scan) else out.srgb

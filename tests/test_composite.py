@@ -285,7 +285,7 @@ def test_the_mask_is_the_sitter_softly_and_zero_at_the_border() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"source": PHOTO}, "source must be uint8"),
+        ({"reconstruction": PHOTO}, "reconstruction must be uint8"),
         ({"target": ASTRONAUT.image / 255.0}, "target must be uint8"),
         ({"mode": "poisson"}, "difference, blend"),
         ({"strength": -1.0}, "strength"),
@@ -294,7 +294,7 @@ def test_the_mask_is_the_sitter_softly_and_zero_at_the_border() -> None:
     ],
 )
 def test_wrong_input_is_named(change: dict, words: str) -> None:
-    good = {"picture": PHOTO, "face": ASTRONAUT, "source": ASTRONAUT.image, "target": ASTRONAUT.image}
+    good = {"picture": PHOTO, "face": ASTRONAUT, "reconstruction": ASTRONAUT.image, "target": ASTRONAUT.image}
     with pytest.raises(ValueError, match=words):
         pasted(**{**good, **change})
 

@@ -1,5 +1,6 @@
 """What leaves the house, read by others: XMP by exiv2, manifests by the IIIF model, films by FFmpeg."""
 
+import dataclasses
 import io
 import json
 
@@ -13,7 +14,7 @@ from PIL import Image
 from skimage.data import astronaut
 from test_composite import ASTRONAUT
 
-from capricious.errors import ConfigError
+from capricious.errors import ConfigError, Rejection
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import encode
 from capricious.model.bundle import Bundle
@@ -76,10 +77,24 @@ def test_every_deliverable_has_the_name_that_the_plan_gives_it(result):
     assert "Altered by an algorithm" in made[-1][2].decode()
 
 
-@pytest.mark.parametrize("change", [{"iiif": "museum.org"}, {"iiif": "https://museum.org", "paintings": "none"}])
-def test_manifests_that_could_not_be_found_are_refused(change):
+@pytest.mark.parametrize(
+    "change",
+    [{"iiif": "museum.org"}, *({"iiif": "https://museum.org", "paintings": each} for each in ("none", "tiff"))],
+)
+def test_manifests_that_could_not_be_found_or_shown_are_refused(change):
     with pytest.raises(ConfigError, match=r"deliverables\.iiif"):
         DeliverablesConfig(**change)
+
+
+def test_paintings_that_cannot_be_written_or_shown_are_rejected_before_any_is_made(result):
+    manifests = DeliverablesConfig(paintings="same", iiif="https://museum.org")
+    with pytest.raises(Rejection, match=r"TIFF.*--deliverables\.paintings jpeg") as caught:
+        next(manifests.files(result, encode(astronaut(), "tiff"), "portraits/1"))
+    assert (caught.value.stage, caught.value.reason) == ("encode", "tiff-in-browsers")
+    scroll = dataclasses.replace(result, scan=Scan(np.zeros((8, 65_536, 3), np.uint8)))
+    with pytest.raises(Rejection, match=r"65,536 × 8 .*--deliverables\.paintings tiff") as caught:
+        next(DeliverablesConfig().files(scroll, b"", "portraits/1"))
+    assert (caught.value.stage, caught.value.reason) == ("encode", "too-large-for-jpeg")
 
 
 @pytest.mark.parametrize("format", ["mp4", "webm"])

@@ -23,8 +23,8 @@ from capricious.errors import CapriciousError
 from capricious.evaluate.confounding import adjusted_residuals, confounds
 from capricious.evaluate.page import share
 from capricious.evaluate.prepared_report import write_report
-from capricious.evaluate.prepared_summary import DECADES, GENDERS, MEASURES, Sample, summarize
-from capricious.faces.attributes import EMOTIONS, GLASSES, Attributes
+from capricious.evaluate.prepared_summary import DECADE_NAMES, MEASURES, Sample, summarize
+from capricious.faces.attributes import EMOTIONS, GENDERS, GLASSES, Attributes
 
 HOSTILE = "/pictures/<script>alert('1')</script> & \"x\" onload=y.jpg"
 PLAN = {"source": "made up", "annotator": {"parser": "bisenet", "threads": 1}}
@@ -125,7 +125,7 @@ def test_the_summary_equals_an_independent_count(tmp_path):
 
     for portrait in everyone:  # counts down to zero
         known = portrait.attributes
-        decade = len(DECADES) if known.age is None else min(int(known.age) // 10, 10)
+        decade = len(DECADE_NAMES) if known.age is None else min(int(known.age) // 10, 10)
         gender = 2 if known.gender is None else int(known.gender > 0.5)
         glasses = 3 if known.glasses is None else GLASSES.index(known.glasses)
         summary.sitters[decade, gender, glasses, int(portrait.split == "test")] -= 1
@@ -297,7 +297,7 @@ def test_what_goes_together_by_chance_alone_is_near_zero():
     for count in (30, 300, 3000):
         strengths = []
         for _ in range(50):
-            table = np.zeros((len(DECADES), len(GENDERS), 3), int)
+            table = np.zeros((len(DECADE_NAMES), len(GENDERS), 3), int)
             np.add.at(
                 table, (random.integers(0, 11, count), random.integers(0, 2, count), random.integers(0, 3, count)), 1
             )

@@ -13,7 +13,7 @@ from capricious.faces.align import align, to_source
 from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode
 from capricious.faces.label_map import PALETTE, SKIN
-from capricious.render.sheet import GROUND, annotation_picture, contact_sheet, gif, save
+from capricious.render.sheet import CELL, GROUND, annotation_picture, cell_for, contact_sheet, gif, save
 
 RED, BLUE = np.full((40, 40, 3), (220, 0, 0), np.uint8), np.full((80, 40, 3), (0, 0, 220), np.uint8)
 
@@ -148,3 +148,13 @@ def test_save_writes_by_suffix_and_leaves_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="png, jpeg, webp or tiff"):
         save(RED, tmp_path / "e.bmp")
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.png", "b.webp", "c.jpg", "d.gif"]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (12, 10), (30, 40), (300, 9), (5, 129)])
+def test_the_sheet_of_a_crowd_has_smaller_cells(rows: int, columns: int, monkeypatch) -> None:
+    most = 8 * 1024 * 1024
+    monkeypatch.setattr("capricious.render.sheet.MAX_SHEET_PIXELS", most)
+    labels, heads = ["face 12 · with glasses, smiling"] * rows, ["of many words, original"] * columns
+    cell = cell_for(rows, columns)
+    sheet = contact_sheet([[RED] * columns] * rows, labels, heads, cell=cell, caption="where it comes from " * 99)
+    assert cell == CELL or sheet.shape[0] * sheet.shape[1] > most / 2

@@ -16,7 +16,8 @@ class Rejection(CapriciousError):
     """One input that cannot be used. Batch jobs turn it into a row of the rejects table and go on.
 
     Attributes:
-        stage: where it was rejected: "read", "decode", "detect", "landmarks", "parse", or "internal" (a bug).
+        stage: where it was rejected: "read", "decode", "detect", "landmarks", "parse", "encode", or
+            "internal" (a bug).
         reason: a stable, kebab-case code to group by, e.g. "too-many-pixels".
         detail: one plain sentence with the found and the allowed value, and the remedy where there is one.
     """

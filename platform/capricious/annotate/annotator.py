@@ -13,6 +13,7 @@ from capricious.annotate import detect, landmarks
 from capricious.annotate.attributes import AgeAndGender, AttributeEstimator, glasses_of
 from capricious.annotate.expression import Expression
 from capricious.annotate.finder import FaceFinder, Located
+from capricious.annotate.neighbours import told_apart
 from capricious.annotate.parsing import Parser, Parsing
 from capricious.annotate.pose import pose_of
 from capricious.annotate.stopwatch import Stopwatch
@@ -126,16 +127,19 @@ class Annotator:
         """
         located, rejections = self._finder.find(image)
         faces: list[Face] = []
+        left_out: list[np.ndarray] = []
         for face in located:
             if 0 < self.config.max_faces <= len(faces):
-                break
+                left_out.append(face.points)
+                continue
             try:
                 faces.append(self._describe(image, face, UNKNOWN if faces else labels))
             except Rejection as rejection:
+                left_out.append(face.points)
                 rejections.append(rejection)
         if not faces:
             raise rejections[-1] if located else rejections[0]
-        return faces
+        return told_apart(faces, left_out)
 
     def _describe(self, image: np.ndarray, located: Located, labels: Attributes) -> Face:
         size = self.config.resolution

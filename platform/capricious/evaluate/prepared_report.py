@@ -12,7 +12,7 @@ from capricious.data.duplicates import DuplicateGroup, affordable_threshold, fin
 from capricious.data.prepared import read_shard
 from capricious.evaluate import page, report_numbers, report_pictures
 from capricious.evaluate.page import number, share
-from capricious.evaluate.prepared_summary import DECADES, SPLITS, Summary, summarize
+from capricious.evaluate.prepared_summary import DECADE_NAMES, SPLITS, Summary, summarize
 from capricious.evaluate.report_pictures import MAX_COPIES, MAX_GROUPS, Place, crossing_pairs, words
 
 REPORT = "report.html"
@@ -113,9 +113,10 @@ def _findings(summary: Summary, groups: list[DuplicateGroup]) -> Iterator[str]:
         return
     ages = summary.sitters.sum((1, 2, 3))[:-1]
     if ages.any():
-        thin = [decade for decade, count in zip(DECADES, ages, strict=True) if count < 0.02 * ages.sum()]
+        thin = [decade for decade, count in zip(DECADE_NAMES, ages, strict=True) if count < 0.02 * ages.sum()]
         text = (
-            f"The most frequent age is {DECADES[int(ages.argmax())]} ({share(ages.max(), ages.sum())} of the known). "
+            f"The most frequent age is {DECADE_NAMES[int(ages.argmax())]} "
+            f"({share(ages.max(), ages.sum())} of the known). "
         )
         yield text + (
             f"Few or none are aged {', '.join(thin)}: under 2 % each." if thin else "All ages have 2 % or more."

@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from capricious.data.ahead import ahead
 from capricious.data.prepared import read_manifest, read_receipts, read_shard
-from capricious.faces.attributes import EMOTIONS, GLASSES
+from capricious.faces.attributes import EMOTIONS, GENDERS, GLASSES
 
-DECADES = (*(f"{start}–{start + 9}" for start in range(0, 100, 10)), "100+")
-GENDERS = ("female", "male")
+DECADE_NAMES = (*(f"{start}–{start + 9}" for start in range(0, 100, 10)), "100+")
 SPLITS = ("train", "test")
 SMILES = ("under 0.2", "0.2–0.4", "0.4–0.6", "0.6–0.8", "0.8 and over")
 UNKNOWN = -1
@@ -113,7 +112,7 @@ class Summary:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     sitters: np.ndarray = field(
         default_factory=lambda: np.zeros(
-            (len(DECADES) + 1, len(GENDERS) + 1, len(GLASSES) + 1, len(SPLITS)), dtype=np.int64
+            (len(DECADE_NAMES) + 1, len(GENDERS) + 1, len(GLASSES) + 1, len(SPLITS)), dtype=np.int64
         )
     )
     smiles: np.ndarray = field(default_factory=lambda: np.zeros(len(SMILES), np.int64))
@@ -177,7 +176,7 @@ def _add_portraits(summary: Summary, shard: int, table: pa.Table) -> None:
         name: table["attributes"].combine_chunks().field(name).to_pylist() for name in _attribute_names(table)
     }
     cells = zip(
-        (UNKNOWN if age is None else min(int(age // 10), len(DECADES) - 1) for age in attributes["age"]),
+        (UNKNOWN if age is None else min(int(age // 10), len(DECADE_NAMES) - 1) for age in attributes["age"]),
         (UNKNOWN if gender is None else int(gender > 0.5) for gender in attributes["gender"]),
         (UNKNOWN if glasses is None else GLASSES.index(glasses) for glasses in attributes["glasses"]),
         (SPLITS.index(split) for split in table["split"].to_pylist()),

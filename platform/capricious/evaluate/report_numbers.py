@@ -7,8 +7,8 @@ import numpy as np
 from capricious.evaluate import page
 from capricious.evaluate.confounding import WEAK, Confound, adjusted_residuals, confounds
 from capricious.evaluate.page import number, share
-from capricious.evaluate.prepared_summary import DECADES, GENDERS, MEASURES, SMILES, SPLITS, Summary
-from capricious.faces.attributes import EMOTIONS, GLASSES
+from capricious.evaluate.prepared_summary import DECADE_NAMES, MEASURES, SMILES, SPLITS, Summary
+from capricious.faces.attributes import EMOTIONS, GENDERS, GLASSES
 
 GLASSES_WORDS = {"none": "no glasses", "reading": "glasses", "sun": "sunglasses"}
 FEW = 10
@@ -22,7 +22,7 @@ def sitters(summary: Summary) -> str:
     """Histograms of the attributes, with how much is known and from where."""
     ages, genders, glasses = (summary.sitters.sum(others)[:-1] for others in ((1, 2, 3), (0, 2, 3), (0, 1, 3)))
     blocks = [
-        _attribute(summary, "age", DECADES, ages),
+        _attribute(summary, "age", DECADE_NAMES, ages),
         _attribute(summary, "gender", GENDERS, genders),
         _attribute(summary, "glasses", tuple(GLASSES_WORDS.values()), glasses),
         _attribute(summary, "smile", SMILES, summary.smiles),
@@ -51,11 +51,11 @@ def confounding(summary: Summary) -> str:
     known = _known(summary)
     if not known.any():
         return page.paragraph("Age, gender and glasses are not known together of any sitter.")
-    cells = known.reshape(len(DECADES), -1)
+    cells = known.reshape(len(DECADE_NAMES), -1)
     surprise = adjusted_residuals(cells)
     rows = [
         (decade, [*_shares(line, residuals), page.Cell(number(int(line.sum())))])
-        for decade, line, residuals in zip(DECADES, cells, surprise, strict=True)
+        for decade, line, residuals in zip(DECADE_NAMES, cells, surprise, strict=True)
         if line.any()
     ]
     everyone = cells.sum(0)
@@ -111,7 +111,7 @@ def _known(summary: Summary) -> np.ndarray:
 
 def _sentence(found: Confound) -> str:
     first, second = (("age", "gender", "glasses")[axis] for axis in found.axes)
-    of = f"those aged {DECADES[found.group]}" if first == "age" else f"the {GENDERS[found.group]} sitters"
+    of = f"those aged {DECADE_NAMES[found.group]}" if first == "age" else f"the {GENDERS[found.group]} sitters"
     what = f"are {GENDERS[found.outcome]}" if second == "gender" else f"wear {GLASSES_WORDS[GLASSES[found.outcome]]}"
     return (
         f"{first.capitalize()} and {second} have a Cramér's V of {found.strength:.2f} (0: independent, 1: one tells "
@@ -122,7 +122,7 @@ def _sentence(found: Confound) -> str:
 def splits(summary: Summary) -> str:
     """How the groups of age and gender are dealt to training and test."""
     cells = summary.sitters.sum(2)  # decade, gender, split
-    decades, genders = (*DECADES, "unknown"), (*GENDERS, "gender unknown")
+    decades, genders = (*DECADE_NAMES, "unknown"), (*GENDERS, "gender unknown")
     surprise = adjusted_residuals(cells.reshape(-1, len(SPLITS)))[:, SPLITS.index("test")].reshape(cells.shape[:2])
     columns = np.flatnonzero(cells.any((0, 2)))
     rows = [
@@ -130,7 +130,7 @@ def splits(summary: Summary) -> str:
         for row in np.flatnonzero(cells.any((1, 2)))
     ]
     untested = [
-        f"{GENDERS[gender]} {DECADES[decade]}"
+        f"{GENDERS[gender]} {DECADE_NAMES[decade]}"
         for decade, gender in np.argwhere((cells[:-1, :-1, 0] > 0) & (cells[:-1, :-1, 1] == 0))
     ]
     train, test = cells.sum((0, 1)).tolist()

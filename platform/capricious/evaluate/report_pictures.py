@@ -15,8 +15,9 @@ from capricious.data.records import decode_label_map
 from capricious.errors import CapriciousError
 from capricious.evaluate import page
 from capricious.evaluate.page import number
-from capricious.evaluate.prepared_summary import GENDERS, Rejected, Summary
+from capricious.evaluate.prepared_summary import Rejected, Summary
 from capricious.evaluate.report_numbers import GLASSES_WORDS
+from capricious.faces.attributes import GENDERS
 from capricious.faces.image import decode
 from capricious.faces.label_map import CLASSES, PALETTE, colorize
 from capricious.faces.perceptual_hash import BITS, SAME_PICTURE

@@ -20,7 +20,8 @@ from capricious.model.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from capricious.model.mobilenet_v2 import FeatureNetwork
 
 INPUT = 112
-CENTRE, SIDE = (0.5, 0.55), 0.8
+FACE_CENTRE = (0.5, 0.55)
+FACE_SIDE = 0.8
 """What it sees of the aligned crop, as shares of its side: the face with hair and chin."""
 
 AGES = 101
@@ -45,7 +46,7 @@ class HardenedEstimator(nn.Module):
         Args:
             image: B×3×S×S RGB in −1…1, aligned crops as `faces.align` makes them.
         """
-        seen = interpolate(square(image, CENTRE, SIDE), (INPUT, INPUT), mode="bilinear")
+        seen = interpolate(square(image, FACE_CENTRE, FACE_SIDE), (INPUT, INPUT), mode="bilinear")
         x = (seen + 1.0) / 2.0
         features = self.features((x - self.means) / self.deviations)
         return self.age(features).float(), self.gender(features).float().squeeze(1)

@@ -25,8 +25,9 @@ from capricious.model.bundle import MAX_STRENGTH
 from capricious.model.put_back import EYES_LIMIT, GRID_FILTER, HAIR_SPREAD, MOUTH_LIMIT, SKIN_COLOUR
 from capricious.render.blend import BORDER, blend
 from capricious.render.held_change import HeldChange
+from capricious.render.movement import move
 from capricious.render.scan import Scan
-from capricious.render.shape_change import NODES, ShapeChange
+from capricious.render.shape_change import ShapeChange
 from capricious.render.sweep import Variant
 from capricious.render.unalign import STRIP, Unalign, Window
 
@@ -130,11 +131,11 @@ class Placement:
     Args:
         scan: the picture that `face` was found in.
         face: its quad says where, its label map what belongs to the sitter, its image is the guide.
-        source: R×R×3 uint8, the render at the sitter's own attributes.
-        composite: how. "difference" adds target − source, so that what both renders get wrong cancels out and the
-            painting's texture stays: where the two are equal the picture keeps its very values. "blend" puts the target
-            itself there, blended over a Laplacian pyramid: smoother where a render departs far from the picture, at the
-            network's resolution. Strength is 0 (the picture) … 1 (the target); beyond 1 exaggerates.
+        reconstruction: R×R×3 uint8, the render at the sitter's own attributes.
+        composite: how. "difference" adds target − reconstruction, so that what both renders get wrong cancels out and
+            the painting's texture stays: where the two are equal the picture keeps its very values. "blend" puts the
+            target itself there, blended over a Laplacian pyramid: smoother where a render departs far from the picture,
+            at the network's resolution. Strength is 0 (the picture) … 1 (the target); beyond 1 exaggerates.
         feather: softness of the mask's edge, as a share of the crop's side.
 
     Raises:
@@ -142,14 +143,16 @@ class Placement:
         Rejection: stage "landmarks", reason "degenerate": the quad has no area.
     """
 
-    def __init__(self, scan: Scan, face: Face, source: np.ndarray, composite: Compositing, *, feather: float = FEATHER):
+    def __init__(
+        self, scan: Scan, face: Face, reconstruction: np.ndarray, composite: Compositing, *, feather: float = FEATHER
+    ):
         mode, strength = composite.mode, composite.strength
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, found: {mode!r}")
         if not (np.isfinite(strength) and strength >= 0) or not 0 < feather <= 0.5:
             raise ValueError(f"strength must be ≥ 0 and feather in 0…0.5, found: {strength} and {feather}")
         self._face, self._picture = face, scan.srgb
-        self._source = self._checked("source", source)
+        self._reconstruction = self._checked("reconstruction", reconstruction)
         self._difference, self._strength = mode == "difference", np.float32(strength)
         self._mask = sitter_mask(face.label_map, face.image.shape[0], feather)
         self._held = HeldChange(
@@ -173,7 +176,7 @@ class Placement:
         targets: Sequence[np.ndarray] | np.ndarray,
         attributes: Sequence[Attributes] | None = None,
     ) -> None:
-        """Changes the face from `source` to each of V targets, R×R×3 uint8, in place, each on a scan of its own.
+        """Changes the face from the reconstruction to each of V targets, R×R×3 uint8, in place, each on its own scan.
 
         The scans are copies of the placement's, on which other faces may have been changed. Pixels outside of the
         face's quad keep their values. What some targets are made into holds 16 V bytes for each pixel of a tile.
@@ -182,25 +185,7 @@ class Placement:
         self._recolour(onto, targets)
         for scan, wanted in zip(onto, attributes or (), strict=attributes is not None):
             if (shift := self._shape(wanted)) is not None:
-                self._move(scan, shift)
-
-    def _move(self, scan: Scan, shift: np.ndarray) -> None:
-        """Moves the pixels of a face by what ShapeChange says."""
-        quad = self._face.quad.astype(np.float64)
-        right, down = (quad[3] - quad[0]).astype(np.float32), (quad[1] - quad[0]).astype(np.float32)
-        shift = shift[..., :1] * right + shift[..., 1:] * down
-        left, top, end, bottom = bounds_of(self._face.quad, *scan.srgb.shape[1::-1])
-        before = scan.part(slice(top, bottom), slice(left, end))
-        for tile in self._tiles:
-            # From a tile's pixels, centres at whole numbers, to the nodes.
-            centres = np.add(tile[:2], [[0.5, 0.5], [1.5, 0.5], [0.5, 1.5]])
-            origin, across, along = to_crop(centres, quad, NODES)
-            to_nodes = np.stack([across - origin, along - origin, origin], 1)
-            size = tile[2] - tile[0], tile[3] - tile[1]
-            places: np.ndarray = cv2.warpAffine(shift, to_nodes, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            places[..., 0] += np.arange(tile[0] - left, tile[2] - left)
-            places[..., 1] += np.arange(tile[1] - top, tile[3] - top)[:, None]
-            scan.move(*_slices(tile), places, before)
+                move(scan, self._face.quad, shift, self._tiles)
 
     def _recolour(self, onto: Sequence[Scan], targets: Sequence[np.ndarray] | np.ndarray) -> None:
         wanted = [self._checked("target", target).astype(np.float32) for target in targets]
@@ -217,8 +202,8 @@ class Placement:
                 scan.add(*_slices(tile), self._strength * blend(below, self._face.quad, layers, tile))
 
     def _layers(self, target: np.ndarray) -> np.ndarray:
-        """Returns mask · strength · (target − source) (3) and mask · strength · slope (1), R×R×4 float32."""
-        difference = self._held(self._filtered(target - self._source))
+        """Returns mask · strength · (target − reconstruction) (3) and mask · strength · slope (1), R×R×4 float32."""
+        difference = self._held(self._filtered(target - self._reconstruction))
         slope = self._guide.slope(difference @ LUMA)
         return self._mask[..., None] * self._strength * np.dstack([difference, slope])
 
@@ -279,7 +264,7 @@ class _Guide:
 def put_back(
     crop: np.ndarray,
     face: Face,
-    source: np.ndarray,
+    reconstruction: np.ndarray,
     targets: Sequence[np.ndarray] | np.ndarray,
     composite: Compositing = DIFFERENCE,
     attributes: Sequence[Attributes] | None = None,
@@ -289,13 +274,13 @@ def put_back(
     Args:
         crop: S×S×3 uint8, of any size.
         face: whose crop it is, at the resolution of the renders.
-        source: R×R×3 uint8, as of a Placement.
+        reconstruction: R×R×3 uint8, as of a Placement.
         targets: V of R×R×3 uint8.
         composite: how.
         attributes: of the targets, as Placement.paint() takes them.
     """
     scan = Scan(crop)
-    placement = Placement(scan, in_crop(face, len(crop)), source, composite)
+    placement = Placement(scan, in_crop(face, len(crop)), reconstruction, composite)
     changed = [scan.copy() for _ in targets]
     for start in range(0, len(changed), TOGETHER):
         some = slice(start, start + TOGETHER)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from capricious.data.records import Face
+from capricious.data.titles import title_of
 from capricious.faces.align import align
 from capricious.faces.image import QUICK, encode
 from capricious.render.composite import (
@@ -30,7 +30,7 @@ from capricious.render.composite import (
 from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
-from capricious.render.sheet import CELL, contact_sheet, gif
+from capricious.render.sheet import cell_for, contact_sheet, gif
 from capricious.render.sweep import SOURCE, Sweep, Variant, guesses
 from capricious.render.video import video
 
@@ -90,8 +90,8 @@ class SweepResult:
 
     @property
     def title(self) -> str:
-        """The name of the picture's file without its ending, often its accession number."""
-        return PurePosixPath(self.source_uri).stem or "portrait"
+        """See data.titles.title_of."""
+        return title_of(self.source_uri) or "portrait"
 
     def render(self, face: int, name: str) -> np.ndarray:
         """Returns what the renderer made of one face in one variant, R×R×3 uint8."""
@@ -131,7 +131,8 @@ class SweepResult:
     def _painted(self, variants: Sequence[Variant]) -> list[Scan]:
         """Returns the whole picture in each variant."""
         paintings = [self.scan.copy() for _ in variants]
-        # Smallest first: where faces overlap, the larger one, in front as a rule, has the last word.
+        # No pixel is recoloured as a part of two faces (annotate.neighbours), but crops overlap, and all in them moves:
+        # the larger face, in front as a rule, last.
         for number in reversed(range(len(self.faces))):
             together: dict[Placement, list[int]] = {}
             for i, variant in enumerate(variants):
@@ -173,24 +174,25 @@ class SweepResult:
     def sheet(self) -> bytes:
         """Returns the contact sheet as a stamped PNG: per face and look one row, the crop and then all ages.
 
-        Faces are shown as they are delivered, put back into the picture.
+        Faces are shown as they are delivered, put back into the picture; those of a crowd smaller.
         """
         rows, labels = [], []
         ages: Sequence[float | None] = self.sweep.ages or (None,)
+        cell = cell_for(len(self.faces) * len(self.sweep.looks()), 1 + len(ages))
         for number, face in enumerate(self.faces):
-            crop, source = align(self.picture, face.quad, CELL), self.render(number, SOURCE)
+            crop, reconstruction = align(self.picture, face.quad, cell), self.render(number, SOURCE)
             for look in self.sweep.looks():
                 shown = [self.sweep.at(age, look) for age in ages]
                 renders = [self.render(number, variant.name) for variant in shown]
                 wanted = [variant.of(face.attributes) for variant in shown]
-                rows.append([crop, *put_back(crop, face, source, renders, self.composite.of(look), wanted)])
+                rows.append([crop, *put_back(crop, face, reconstruction, renders, self.composite.of(look), wanted)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
                 how = look.name.replace("_", ", ").replace("-", " ")
                 labels.append(" · ".join(part for part in (who, how) if part))
         guessed = {variant.changes.get("age") for variant in self.sweep.variants() if variant.name in self.extrapolated}
         columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
         caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
-        sheet = contact_sheet(rows, labels, columns, caption=caption)
+        sheet = contact_sheet(rows, labels, columns, cell=cell, caption=caption)
         return self.stamped(encode(sheet, "png", compression=QUICK))
 
     def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:
@@ -229,10 +231,10 @@ class SweepResult:
         composite = self.composite.of(variant)
         key = number, composite, alone
         if key not in self._placements:
-            face, source = self.faces[number], self.render(number, SOURCE)
+            face, reconstruction = self.faces[number], self.render(number, SOURCE)
             scan = Scan(face.image) if alone else self.scan
             face = in_crop(face, len(face.image)) if alone else face
-            self._placements[key] = Placement(scan, face, source, composite)
+            self._placements[key] = Placement(scan, face, reconstruction, composite)
         return self._placements[key]
 
     def _variant(self, name: str) -> Variant:

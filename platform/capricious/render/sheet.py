@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -128,6 +129,12 @@ def contact_sheet(
         y = height - margin - (len(caption_lines) - i) * caption_step
         draw.text((margin, y), text, FADED_INK, caption_font, anchor="la")
     return np.array(sheet)
+
+
+def cell_for(rows: int, columns: int) -> int:
+    """Returns the side of the largest cells, at most CELL, with which a sheet of so many fits into MAX_SHEET_PIXELS."""
+    pitch = math.sqrt(MAX_SHEET_PIXELS / ((rows + 5) * (columns + 5)))  # labels and margins are less than 5 cells
+    return min(CELL, int(pitch * 16 / 17))  # gaps are a sixteenth of a cell
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
