@@ -2,6 +2,7 @@
 
     python benchmarks/parity.py --steps 8 --epsilon 10
     python benchmarks/parity.py --steps 3 --epsilon 1e-3
+    python benchmarks/parity.py --precision bf16
     python benchmarks/parity.py --device cuda                 # all strategies with one process, on one GPU
 
 Generator and encoder as released (the EMA follows exactly here), trained from the same seed on the same made-up
@@ -43,10 +44,12 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=8)
     arguments.add_argument("--epsilon", type=float, default=10.0, help="Adam's ε")
     arguments.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    arguments.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     options = arguments.parse_args()
     alone = options.device == "cuda"
     base = tiny_config(kimg=options.steps * 0.004, log_every=1, ema_kimg=0.0, epsilon=options.epsilon)
-    base = replace(base, network=replace(base.network, norm="instance"), device=options.device)
+    base = replace(base, network=replace(base.network, norm="instance"))
+    base = replace(base, device=options.device, precision=options.precision)
     print(
         f"| strategy | processes | losses, from plain's | weights after {options.steps} steps, from plain's |\n"
         "|---|---|---|---|",
