@@ -187,7 +187,7 @@ def prepare(config: PrepareConfig) -> PrepareOutcome:
     todo = [shard for shard in range(plan.shards) if shard not in receipts or shard in retry]
     if todo:
         storage.remove(storage.join(plan.out, REPORT))
-        reopen(plan.out, retry)
+        reopen(plan.out)
     run_shards(AnnotateShard, {"out": plan.out, "config": config, "retry": retry}, plan, todo, workers, "prepare")
     if not all(storage.exists(storage.join(plan.out, name)) for name in (MANIFEST, REPORT)):
         finish(plan, config)
