@@ -2,10 +2,13 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 
+from capricious.cluster import job as job_module
+from capricious.cluster.batch_metrics import FOLDER
 from capricious.cluster.job import run_job
 from capricious.cluster.plan import PLAN, BatchConfig, exit_code, make_plan, select, shard_size
 from capricious.data.collections import Source
@@ -95,6 +98,7 @@ def test_a_limit_spreads_over_the_collection():
 @dataclass(frozen=True)
 class Batch:
     failure_share: float = 0.1
+    accept_failures: bool = False
 
 
 @pytest.mark.parametrize(("code", "words"), [(0, ""), (1, "more failed than --failure-share 10%"), (3, "some failed")])
@@ -103,6 +107,16 @@ def test_a_job_says_why_it_ends_as_it_does(code, words, ray_cluster, monkeypatch
     assert run_job(Batch, lambda config: code, "A job.") == code
     told = capsys.readouterr().err
     assert words in told and bool(told) == bool(code)
+
+
+@pytest.mark.parametrize(("code", "exits"), [(0, 0), (1, 1), (3, 0)])
+def test_failures_that_are_accepted_fail_no_job(code, exits, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(job_module, "session", nullcontext)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--accept-failures"])
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert run_job(Batch, lambda config: code, "A job.") == exits
+    assert bool(capsys.readouterr().err) == bool(code)  # it is told all the same, and counted
+    assert f'exit_code{{kind="prepare"}} {code}.0' in (tmp_path / "capricious-prepare.prom").read_text()
 
 
 def test_exit_codes():

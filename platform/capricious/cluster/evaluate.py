@@ -81,6 +81,8 @@ class EvaluateConfig:
     """Ray actors, one CPU each; 0 for one per CPU."""
     failure_share: float = 0.1
     """Above this share of portraits that cannot be measured the exit code is 1 instead of 3."""
+    accept_failures: bool = False
+    """Exit with 0 where it would be 3: for Ray's job server and KubeRay, to whom all but 0 is a failed job."""
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     """How collections are prepared; the resolution is the report's."""
 

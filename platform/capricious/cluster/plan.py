@@ -48,6 +48,8 @@ class BatchConfig:
     """Ray actors, one CPU each; 0 for one per CPU."""
     failure_share: float = 0.5
     """Above this share of failed pictures the exit code is 1 instead of 3."""
+    accept_failures: bool = False
+    """Exit with 0 where it would be 3: for Ray's job server and KubeRay, to whom all but 0 is a failed job."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
