@@ -57,8 +57,7 @@ def in_a_plain_loop(monkeypatch):
 
     for module in (prepare_module, render_module, verify_module):
         monkeypatch.setattr(module, "run_shards", run)
-        monkeypatch.setattr(module, "cpu_count", lambda: 1)
-        monkeypatch.setattr(module, "require_cpus", lambda *_: None, raising=False)
+        monkeypatch.setattr(module, "worker_count", lambda *_, **__: 1)
 
 
 @pytest.fixture(scope="module")

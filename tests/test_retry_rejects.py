@@ -65,7 +65,7 @@ def lasting(monkeypatch):
 
     monkeypatch.setattr(prepare_module, "Annotator", Annotates)
     monkeypatch.setattr(prepare_module, "run_shards", run)
-    monkeypatch.setattr(prepare_module, "require_cpus", lambda *_: None)
+    monkeypatch.setattr(prepare_module, "worker_count", lambda *_: 1)
     return shards
 
 

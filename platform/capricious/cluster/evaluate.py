@@ -29,7 +29,7 @@ from capricious.cluster.evaluation_data import Chosen, Dataset, choose, read_cho
 from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_size
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render_shard import read_bundle
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards, tried_together
 from capricious.data import storage
 from capricious.data.prepared import MANIFEST
@@ -78,7 +78,7 @@ class EvaluateConfig:
     shard_size: int = 64
     """Largest number of portraits in a shard, the most that a crash can lose."""
     workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
+    """Ray actors, one CPU each; 0 for one per CPU that is there now."""
     failure_share: float = 0.1
     """Above this share of portraits that cannot be measured the exit code is 1 instead of 3."""
     accept_failures: bool = False
@@ -226,8 +226,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
             belongs to other settings, too few CPUs, or no extractor can be had.
     """
     out = storage.absolute(config.out)
-    workers = config.workers or cpu_count()
-    require_cpus(workers, f"evaluate with {workers} workers")
+    workers = worker_count(config.workers, "evaluate")
     addresses = bundle_names(config.all_bundles)
     bundles = {name: read_bundle(uri) for name, uri in addresses.items()}
     resolution = config.resolution or max(bundle.info["resolution"] for bundle in bundles.values())

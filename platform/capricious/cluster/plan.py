@@ -45,7 +45,7 @@ class BatchConfig:
     shard_size: int = 512
     """Largest number of pictures in a shard, the most that a crash can lose."""
     workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
+    """Ray actors, one CPU each; 0 for one per CPU that is there now."""
     failure_share: float = 0.5
     """Above this share of failed pictures the exit code is 1 instead of 3."""
     accept_failures: bool = False

@@ -12,7 +12,7 @@ import numpy as np
 
 from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
 from capricious.cluster.plan import BatchConfig, Plan, exit_code, make_plan
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
 from capricious.data.collections import Source
@@ -179,8 +179,7 @@ def prepare(config: PrepareConfig) -> PrepareOutcome:
     Raises:
         CapriciousError: nothing to prepare, the output folder belongs to another plan, too few CPUs.
     """
-    workers = config.workers or cpu_count()
-    require_cpus(workers, f"prepare with {workers} workers")
+    workers = worker_count(config.workers, "prepare")
     plan = make_plan(config, asked(config), workers)
     receipts = read_receipts(plan.out)
     retry = frozenset(s for s, receipt in receipts.items() if config.retry_rejects and receipt["rejects"])

@@ -13,7 +13,7 @@ from capricious.cluster.plan import exit_code, make_plan
 from capricious.cluster.publish import publish
 from capricious.cluster.render_config import RenderConfig, excluded
 from capricious.cluster.render_shard import RenderShard, read_bundle
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import run_shards
 from capricious.data import storage
 from capricious.data.annotations import PreparedAnnotations
@@ -93,14 +93,14 @@ def render(config: RenderConfig) -> RenderOutcome:
         CapriciousError: nothing to render, the output folder belongs to another plan, too few CPUs.
     """
     config = located(config)
-    workers = config.workers or cpu_count()
-    require_cpus(workers, f"render with {workers} workers")
+    on_gpus = config.device == "cuda"
+    workers = worker_count(config.workers, "render", gpus=on_gpus)
     plan = make_plan(config, asked(config), workers, together=FACES)
     done = set(done_shards(plan))
     retry = frozenset(s for s in done if config.retry == "failed" and has_status(plan.out, s, "failed"))
     todo = [shard for shard in range(plan.shards) if shard not in done or shard in retry]
     arguments = {"config": config, "plan": plan, "retry": retry}
-    run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(config.device == "cuda"))
+    run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(on_gpus))
     storage.remove_partial(plan.out)
     report = publish(plan)
     return RenderOutcome(report["portraits"], report["ok"], report["skipped"], report["reasons"], report["rights"])

@@ -15,7 +15,7 @@ from capricious.annotate.distill.targets import Target, make_target, targets_uri
 from capricious.annotate.finder import FaceFinder
 from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import cpu_count, worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.cluster.torch_workers import report, run_torch_workers
 from capricious.data import storage
@@ -42,7 +42,7 @@ class TrainParserConfig:
     test_share: float = 0.12
     """Share of the pictures, chosen by their content, that only measure the parser."""
     label_workers: int = 0
-    """Ray actors that run the teacher, one CPU each; 0 for one per CPU."""
+    """Ray actors that run the teacher, one CPU each; 0 for one per CPU that is there now."""
     workers: int = 1
     """Training processes."""
     gpus: bool = False
@@ -105,8 +105,7 @@ class LabelShard(ShardWorker):
 
 def label(config: TrainParserConfig) -> list[str]:
     """Lets the teacher label all collections; returns a folder of targets for each."""
-    workers = config.label_workers or cpu_count()
-    require_cpus(workers, f"labelling with {workers} workers")
+    workers = worker_count(config.label_workers, "label", flag="--label-workers")
     folders = []
     for number, source in enumerate(config.sources):
         name = f"{number}-{PurePosixPath(source.rstrip('/')).stem}"
