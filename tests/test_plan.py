@@ -1,6 +1,7 @@
 """The plan of a batch job: what it holds, and what makes an output folder refuse a command."""
 
 import json
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -52,13 +53,26 @@ def test_an_output_folder_refuses_another_plan_and_names_the_field(collection, t
         make_plan(config, {"ages": (10, 30)}, workers=1)
     with pytest.raises(CapriciousError, match="another limit"):
         make_plan(a_config(collection, tmp_path, limit=3), {"ages": [10, 20]}, workers=1)
+
+
+def test_a_folder_goes_on_with_what_was_listed_at_its_start(collection, tmp_path, monkeypatch, capsys):
+    config = a_config(collection, tmp_path)
+    first = make_plan(config, {}, workers=1)
+    assert capsys.readouterr().out == ""
     (collection / "new.jpg").write_bytes(b"")
-    with pytest.raises(CapriciousError, match="has changed .*23 pictures then, 24 now"):
-        make_plan(config, {"ages": (10, 20)}, workers=1)
-    (collection / "new.jpg").unlink()
-    (collection / "labels.csv").write_text("file,age\n03.jpg,62\n")
-    with pytest.raises(CapriciousError, match="other labels"):
-        make_plan(config, {"ages": (10, 20)}, workers=1)
+    os.utime(tmp_path / "out" / PLAN, (0, 86400))
+    monkeypatch.setattr(BatchConfig, "sources", lambda self: pytest.fail("listed again"))
+    assert make_plan(config, {}, workers=1) == first
+    told = capsys.readouterr().out
+    assert f"the 23 pictures that {collection} had on 1970-01-02" in told and "another --out" in told
+
+
+def test_an_output_folder_must_not_lie_in_its_collection(collection, tmp_path):
+    for out in (collection, collection / "out"):
+        with pytest.raises(CapriciousError, match="lies in the collection"):
+            make_plan(BatchConfig(source=f"{collection}/", out=str(out)), {}, workers=1)
+    beside = BatchConfig(source=str(collection), out=f"{collection}-out")
+    assert make_plan(beside, {}, workers=1).pictures == 23
 
 
 def test_a_plan_that_was_killed_half_written_is_written_anew(collection, tmp_path):

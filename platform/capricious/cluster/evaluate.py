@@ -26,7 +26,7 @@ from PIL import Image
 from capricious.annotate.annotator import AnnotatorConfig, parser_sha256
 from capricious.annotate.crop_reader import CropReader
 from capricious.cluster.evaluation_data import Chosen, Dataset, choose, read_chosen, training_images, write_chosen
-from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_size
+from capricious.cluster.plan import Plan, begin, begun, exit_code, shard_size
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render_shard import read_bundle
 from capricious.cluster.session import worker_count
@@ -299,18 +299,13 @@ def _datasets(config: EvaluateConfig, out: str, resolution: int) -> Iterator[Dat
 
 
 def _make_plan(out: str, asked: dict[str, Any], chosen: list[Chosen], size: int) -> Plan:
-    """Writes the plan into a new folder, or compares with what an old one was started with."""
-    asked = json.loads(json.dumps(asked))
-    if storage.exists(storage.join(out, PLAN)):
-        plan = Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
-        refuse_other(plan, asked)
+    """Writes the plan into a new folder, or returns the one that an old folder was started with."""
+    if plan := begun(out, asked):
         return plan
     parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
     for shard, part in enumerate(parts):
         write_chosen(out, shard, part)
-    fields = {**asked, "pictures": len(chosen), "shard_size": size, "shards": len(parts)}
-    storage.write_atomic(storage.join(out, PLAN), json.dumps(fields, indent=2).encode())
-    return Plan(out, fields)
+    return begin(out, {**asked, "pictures": len(chosen), "shard_size": size, "shards": len(parts)})
 
 
 def bundle_names(uris: Sequence[str]) -> dict[str, str]:
