@@ -47,12 +47,14 @@ def test_the_first_plan_of_a_folder_holds(collection, tmp_path):
 
 
 def test_an_output_folder_refuses_another_plan_and_names_the_field(collection, tmp_path):
-    config = a_config(collection, tmp_path)
-    make_plan(config, {"ages": (10, 20)}, workers=1)
+    config, finder = a_config(collection, tmp_path), {"size": 64, "landmarks": "mesh"}
+    make_plan(config, {"ages": (10, 20), "finder": finder}, workers=1)
     with pytest.raises(CapriciousError, match="another ages"):
-        make_plan(config, {"ages": (10, 30)}, workers=1)
+        make_plan(config, {"ages": (10, 30), "finder": finder}, workers=1)
+    with pytest.raises(CapriciousError, match='another finder.landmarks .*"mesh", now "dlib"'):
+        make_plan(config, {"ages": (10, 20), "finder": {**finder, "landmarks": "dlib"}}, workers=1)
     with pytest.raises(CapriciousError, match="another limit"):
-        make_plan(a_config(collection, tmp_path, limit=3), {"ages": [10, 20]}, workers=1)
+        make_plan(a_config(collection, tmp_path, limit=3), {"ages": [10, 20], "finder": finder}, workers=1)
 
 
 def test_a_folder_goes_on_with_what_was_listed_at_its_start(collection, tmp_path, monkeypatch, capsys):

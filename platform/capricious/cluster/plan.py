@@ -158,12 +158,14 @@ def begun(out: str, asked: dict[str, Any]) -> Plan | None:
     if not storage.exists(storage.join(out, PLAN)):
         return None
     plan = read_plan(out)
-    for name, value in json.loads(json.dumps(asked)).items():
-        if plan.fields.get(name) != value:
-            raise CapriciousError(
-                f"{plan.out} was started with another {name} ({_short(plan.fields.get(name))}, now {_short(value)}); "
-                "run the first command again to finish it, or choose another --out"
-            )
+    asked = json.loads(json.dumps(asked))
+    then = {name: plan.fields.get(name) for name in asked}
+    if then != asked:
+        name, first, now = _difference(then, asked)
+        raise CapriciousError(
+            f"{plan.out} was started with another {name} ({_short(first)}, now {_short(now)}); "
+            "run the first command again to finish it, or choose another --out"
+        )
     return plan
 
 
@@ -186,6 +188,16 @@ def _refuse_within(out: str, source: str) -> None:
             f"{out} lies in the collection {source}: what is written there would be taken for pictures; "
             "choose an --out beside it"
         )
+
+
+def _difference(then: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Returns the first field in which two mappings differ, such as annotator.landmarks, and its two values."""
+    name = next(name for name in now if then.get(name) != now[name])
+    first, second = then.get(name), now[name]
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        below, first, second = _difference(first, second)
+        return f"{name}.{below}", first, second
+    return name, first, second
 
 
 def _short(value: Any) -> str:

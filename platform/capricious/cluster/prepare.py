@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
+from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256, settled
 from capricious.cluster.plan import BatchConfig, Plan, exit_code, make_plan
 from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
@@ -179,6 +179,7 @@ def prepare(config: PrepareConfig) -> PrepareOutcome:
     Raises:
         CapriciousError: nothing to prepare, the output folder belongs to another plan, too few CPUs.
     """
+    config = replace(config, annotator=settled(config.annotator))
     workers = worker_count(config.workers, "prepare")
     plan = make_plan(config, asked(config), workers)
     receipts = read_receipts(plan.out)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import capricious
-from capricious.annotate.annotator import parser_sha256
+from capricious.annotate.annotator import parser_sha256, settled
 from capricious.cluster.ledger import done_shards, has_status
 from capricious.cluster.plan import exit_code, make_plan
 from capricious.cluster.publish import publish
@@ -59,6 +59,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "prepared_sha256": PreparedAnnotations.fingerprint(config.prepared) if config.prepared else None,
         "annotator": asdict(config.annotator),
         "parser_sha256": parser_sha256(config.annotator),
+        "device": config.device,
     }
 
 
@@ -67,13 +68,14 @@ def _sha256(uri: str) -> str | None:
 
 
 def located(config: RenderConfig) -> RenderConfig:
-    """Returns the configuration with absolute paths: workers have other working directories."""
+    """Returns the configuration as it means the same on every node: absolute paths, and what "auto" is here."""
 
     def absolute(uri: str) -> str:
         return storage.absolute(uri) if uri else ""
 
     return replace(
         config,
+        annotator=settled(config.annotator),
         bundle=absolute(config.bundle),
         prepared=absolute(config.prepared),
         exclude=absolute(config.exclude),

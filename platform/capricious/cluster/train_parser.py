@@ -13,6 +13,7 @@ from capricious.annotate.distill.loop import DistillConfig
 from capricious.annotate.distill.parser import MEASURES, make_parser
 from capricious.annotate.distill.targets import Target, make_target, targets_uri, write_targets
 from capricious.annotate.finder import FaceFinder
+from capricious.annotate.landmarks import settled
 from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
 from capricious.cluster.session import cpu_count, worker_count
@@ -73,10 +74,10 @@ class LabelShard(ShardWorker):
 
     KIND = "label"
 
-    def __init__(self, out: str, collection: str, test_share: float):
+    def __init__(self, out: str, collection: str, test_share: float, landmarks: str):
         super().__init__(out)
         self.collection, self.test_share = collection, test_share
-        self.finder = FaceFinder()
+        self.finder = FaceFinder(landmark_backend=landmarks)
         self.teacher = BiSeNetParser()
 
     def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
@@ -106,19 +107,20 @@ class LabelShard(ShardWorker):
 def label(config: TrainParserConfig) -> list[str]:
     """Lets the teacher label all collections; returns a folder of targets for each."""
     workers = worker_count(config.label_workers, "label", flag="--label-workers")
+    settings = {"test_share": config.test_share, "landmarks": settled("auto")}
     folders = []
     for number, source in enumerate(config.sources):
         name = f"{number}-{PurePosixPath(source.rstrip('/')).stem}"
         batch = BatchConfig(source=source, out=storage.join(storage.absolute(config.out), name), limit=config.limit)
-        plan = make_plan(batch, {"test_share": config.test_share}, workers)
-        _label_collection(plan, source, config.test_share, workers)
+        plan = make_plan(batch, settings, workers)
+        _label_collection(plan, source, settings, workers)
         folders.append(plan.out)
     return folders
 
 
-def _label_collection(plan: Plan, source: str, test_share: float, workers: int) -> None:
+def _label_collection(plan: Plan, source: str, settings: dict[str, Any], workers: int) -> None:
     todo = [shard for shard in range(plan.shards) if not storage.exists(targets_uri(plan.out, shard))]
-    arguments = {"out": plan.out, "collection": source, "test_share": test_share}
+    arguments = {"out": plan.out, "collection": source, **settings}
     run_shards(LabelShard, arguments, plan, todo, workers, f"label {source}")
 
 
