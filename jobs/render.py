@@ -43,6 +43,7 @@ def needs(config: RenderConfig) -> Needs:
         reads=tuple(filter(None, (config.source, config.bundle, config.prepared))),
         writes=(config.out,),
         cpus=config.workers,
+        gpus=(config.workers or 1) * (config.device == "cuda"),
         weights=() if config.prepared else needed_weights(config.annotator),
     )
 

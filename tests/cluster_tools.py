@@ -153,7 +153,7 @@ class Machines:
     def alive(self) -> dict[str, str]:
         """Ids, by address, of the nodes that the head holds for alive."""
         told = self.ask(
-            "import json, ray; ray.init(); "
+            "import json, ray; ray.init(log_to_driver=False); "  # which tells of work that waits for nodes
             "print(json.dumps({n['NodeManagerAddress']: n['NodeID'] for n in ray.nodes() if n['Alive']}))",
             check=False,
         )

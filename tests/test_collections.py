@@ -130,6 +130,14 @@ def test_labels_csv_of_several_folders_at_once(tmp_path):
     assert [source.labels.age for source in read_collection(str(tmp_path))] == [80.0, 8.0]
 
 
+def test_a_relative_uri_names_the_file_that_it_leads_to(tmp_path, monkeypatch):
+    touch(tmp_path, "pictures/a.jpg", "pictures/b.jpg")
+    (tmp_path / "pictures" / "labels.csv").write_text("uri,age\npictures/a.jpg,61\n")
+    monkeypatch.chdir(tmp_path)
+    found = [(source.uri, source.labels.age) for source in read_collection("pictures")]
+    assert found == [(f"{tmp_path}/pictures/a.jpg", 61.0), (f"{tmp_path}/pictures/b.jpg", None)]
+
+
 def test_a_table_alone_is_a_collection_of_what_it_names(tmp_path):
     touch(tmp_path, "pictures/a.jpg", "pictures/b.jpg", "c.jpg")
     (tmp_path / "list.csv").write_text(f"file,uri,age\npictures/a.jpg,,61\n,{tmp_path}/pictures/b.jpg,3\n")

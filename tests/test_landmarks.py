@@ -9,7 +9,14 @@ import skimage.data
 
 from capricious import weights
 from capricious.annotate.detect import BlazeFace, Detection
-from capricious.annotate.landmarks import MESH_TO_68, DlibLandmarks, FaceAlignment, FaceMesh, landmark_detector
+from capricious.annotate.landmarks import (
+    MESH_TO_68,
+    DlibLandmarks,
+    FaceAlignment,
+    FaceMesh,
+    landmark_detector,
+    needed_weights,
+)
 
 ASTRONAUT = skimage.data.astronaut()  # 512×512; her eyes lie near (204, 101) and (248, 104)
 RIGHT_EYE, LEFT_EYE = np.array([204.0, 101.0]), np.array([248.0, 104.0])
@@ -125,6 +132,7 @@ def test_auto_takes_face_alignment_only_where_its_weights_are(monkeypatch, tmp_p
         "capricious.annotate.landmarks.FaceAlignment.__init__", lambda self, device: made.append(device)
     )
     assert isinstance(landmark_detector("auto"), FaceAlignment) and made == ["cpu"]
+    assert needed_weights("auto") == (FaceAlignment.WEIGHT,)
 
 
 def test_unknown_backends_are_named_with_the_known():

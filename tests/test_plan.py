@@ -1,11 +1,15 @@
 """The plan of a batch job: what it holds, and what makes an output folder refuse a command."""
 
 import json
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 
+from capricious.cluster import job as job_module
+from capricious.cluster.batch_metrics import FOLDER
 from capricious.cluster.job import run_job
 from capricious.cluster.plan import PLAN, BatchConfig, exit_code, make_plan, select, shard_size
 from capricious.data.collections import Source
@@ -43,19 +47,34 @@ def test_the_first_plan_of_a_folder_holds(collection, tmp_path):
 
 
 def test_an_output_folder_refuses_another_plan_and_names_the_field(collection, tmp_path):
-    config = a_config(collection, tmp_path)
-    make_plan(config, {"ages": (10, 20)}, workers=1)
+    config, finder = a_config(collection, tmp_path), {"size": 64, "landmarks": "mesh"}
+    make_plan(config, {"ages": (10, 20), "finder": finder}, workers=1)
     with pytest.raises(CapriciousError, match="another ages"):
-        make_plan(config, {"ages": (10, 30)}, workers=1)
+        make_plan(config, {"ages": (10, 30), "finder": finder}, workers=1)
+    with pytest.raises(CapriciousError, match='another finder.landmarks .*"mesh", now "dlib"'):
+        make_plan(config, {"ages": (10, 20), "finder": {**finder, "landmarks": "dlib"}}, workers=1)
     with pytest.raises(CapriciousError, match="another limit"):
-        make_plan(a_config(collection, tmp_path, limit=3), {"ages": [10, 20]}, workers=1)
+        make_plan(a_config(collection, tmp_path, limit=3), {"ages": [10, 20], "finder": finder}, workers=1)
+
+
+def test_a_folder_goes_on_with_what_was_listed_at_its_start(collection, tmp_path, monkeypatch, capsys):
+    config = a_config(collection, tmp_path)
+    first = make_plan(config, {}, workers=1)
+    assert capsys.readouterr().out == ""
     (collection / "new.jpg").write_bytes(b"")
-    with pytest.raises(CapriciousError, match="has changed .*23 pictures then, 24 now"):
-        make_plan(config, {"ages": (10, 20)}, workers=1)
-    (collection / "new.jpg").unlink()
-    (collection / "labels.csv").write_text("file,age\n03.jpg,62\n")
-    with pytest.raises(CapriciousError, match="other labels"):
-        make_plan(config, {"ages": (10, 20)}, workers=1)
+    os.utime(tmp_path / "out" / PLAN, (0, 86400))
+    monkeypatch.setattr(BatchConfig, "sources", lambda self: pytest.fail("listed again"))
+    assert make_plan(config, {}, workers=1) == first
+    told = capsys.readouterr().out
+    assert f"the 23 pictures that {collection} had on 1970-01-02" in told and "another --out" in told
+
+
+def test_an_output_folder_must_not_lie_in_its_collection(collection, tmp_path):
+    for out in (collection, collection / "out"):
+        with pytest.raises(CapriciousError, match="lies in the collection"):
+            make_plan(BatchConfig(source=f"{collection}/", out=str(out)), {}, workers=1)
+    beside = BatchConfig(source=str(collection), out=f"{collection}-out")
+    assert make_plan(beside, {}, workers=1).pictures == 23
 
 
 def test_a_plan_that_was_killed_half_written_is_written_anew(collection, tmp_path):
@@ -95,6 +114,7 @@ def test_a_limit_spreads_over_the_collection():
 @dataclass(frozen=True)
 class Batch:
     failure_share: float = 0.1
+    accept_failures: bool = False
 
 
 @pytest.mark.parametrize(("code", "words"), [(0, ""), (1, "more failed than --failure-share 10%"), (3, "some failed")])
@@ -103,6 +123,16 @@ def test_a_job_says_why_it_ends_as_it_does(code, words, ray_cluster, monkeypatch
     assert run_job(Batch, lambda config: code, "A job.") == code
     told = capsys.readouterr().err
     assert words in told and bool(told) == bool(code)
+
+
+@pytest.mark.parametrize(("code", "exits"), [(0, 0), (1, 1), (3, 0)])
+def test_failures_that_are_accepted_fail_no_job(code, exits, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(job_module, "session", nullcontext)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--accept-failures"])
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert run_job(Batch, lambda config: code, "A job.") == exits
+    assert bool(capsys.readouterr().err) == bool(code)  # it is told all the same, and counted
+    assert f'exit_code{{kind="prepare"}} {code}.0' in (tmp_path / "capricious-prepare.prom").read_text()
 
 
 def test_exit_codes():

@@ -16,6 +16,7 @@ import torch
 from credentials_tools import make_signer
 from skimage.data import astronaut, coffee
 
+from capricious.annotate import landmarks
 from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster import ledger as ledger_module
 from capricious.cluster import prepare as prepare_module
@@ -59,8 +60,7 @@ def in_a_plain_loop(monkeypatch):
 
     for module in (prepare_module, render_module, verify_module):
         monkeypatch.setattr(module, "run_shards", run)
-        monkeypatch.setattr(module, "cpu_count", lambda: 1)
-        monkeypatch.setattr(module, "require_cpus", lambda *_: None, raising=False)
+        monkeypatch.setattr(module, "worker_count", lambda *_, **__: 1)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,18 @@ def test_the_same_plan_gives_the_same_bytes_and_ids_whatever_the_shards(config, 
     render(replace(config, out=str(tmp_path / "again"), shard_size=1, workers=3))
     first, again = ledger(config), ledger(replace(config, out=str(tmp_path / "again")))
     assert first == again
+
+
+def test_the_plan_names_the_device_and_the_landmarks_that_auto_is_here(config, monkeypatch):
+    render(config)
+    fields = read_plan(config.out).fields
+    assert (fields["device"], fields["annotator"]["landmarks"]) == ("cpu", landmarks.settled("auto"))
+    with pytest.raises(CapriciousError, match='another device .*"cpu", now "cuda"'):
+        render(replace(config, device="cuda"))
+    backend = {"mesh": "face-alignment", "face-alignment": "mesh"}[landmarks.settled("auto")]
+    monkeypatch.setattr(landmarks, "settled", lambda name: backend)  # as on a machine with other weights
+    with pytest.raises(CapriciousError, match=f'another annotator.landmarks .*now "{backend}"'):
+        render(config)
 
 
 def test_shards_that_were_killed_are_done_again_and_no_others(config):

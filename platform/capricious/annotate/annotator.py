@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -80,6 +80,11 @@ class AnnotatorConfig:
             if getattr(self, name) not in values:
                 found = getattr(self, name)
                 raise ConfigError(f"annotator.{name} must be one of {', '.join(values)}, found: {found!r}")
+
+
+def settled(config: AnnotatorConfig) -> AnnotatorConfig:
+    """Returns a config that means the same on every machine: its landmarks are those that "auto" is on this one."""
+    return replace(config, landmarks=landmarks.settled(config.landmarks))
 
 
 class Annotator:

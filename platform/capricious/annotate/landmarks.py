@@ -271,10 +271,16 @@ def link_into_torch_hub(name: str) -> None:
 BACKENDS = ("auto", "face-alignment", "mesh", "dlib")
 
 
+def settled(name: str) -> str:
+    """Returns what a name means on this machine: "auto" is face-alignment where its weights are, else the mesh."""
+    if name != "auto":
+        return name
+    return "face-alignment" if weights.lookup(FaceAlignment.WEIGHT) else "mesh"
+
+
 def landmark_detector(name: str, *, device: str = "cpu", threads: int = 1) -> LandmarkDetector:
-    """Makes a backend by name; "auto" is face-alignment where its weights are on this machine, else the mesh."""
-    if name == "auto":
-        name = "face-alignment" if weights.lookup(FaceAlignment.WEIGHT) else "mesh"
+    """Makes a backend by name; "auto" is what it means on this machine."""
+    name = settled(name)
     if name == "face-alignment":
         return FaceAlignment(device)
     if name == "mesh":
@@ -285,6 +291,6 @@ def landmark_detector(name: str, *, device: str = "cpu", threads: int = 1) -> La
 
 
 def needed_weights(name: str) -> tuple[str, ...]:
-    """Returns the registered weights that `landmark_detector` fetches; "auto" needs none but the mesh's."""
+    """Returns the registered weights that `landmark_detector` fetches."""
     named = {"face-alignment": (FaceAlignment.WEIGHT,), "dlib": ("face-mesh", "dlib-landmarks-68")}
-    return named.get(name, ("face-mesh",))
+    return named.get(settled(name), ("face-mesh",))

@@ -26,10 +26,10 @@ from PIL import Image
 from capricious.annotate.annotator import AnnotatorConfig, parser_sha256
 from capricious.annotate.crop_reader import CropReader
 from capricious.cluster.evaluation_data import Chosen, Dataset, choose, read_chosen, training_images, write_chosen
-from capricious.cluster.plan import PLAN, Plan, exit_code, refuse_other, shard_size
+from capricious.cluster.plan import Plan, begin, begun, exit_code, shard_size
 from capricious.cluster.prepare import PrepareConfig, prepare
 from capricious.cluster.render_shard import read_bundle
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, bugs_as_rejections, run_shards, tried_together
 from capricious.data import storage
 from capricious.data.ahead import ahead
@@ -80,9 +80,11 @@ class EvaluateConfig:
     shard_size: int = 64
     """Largest number of portraits in a shard, the most that a crash can lose."""
     workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
+    """Ray actors, one CPU each; 0 for one per CPU that is there now."""
     failure_share: float = 0.1
     """Above this share of portraits that cannot be measured the exit code is 1 instead of 3."""
+    accept_failures: bool = False
+    """Exit with 0 where it would be 3: for Ray's job server and KubeRay, to whom all but 0 is a failed job."""
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     """How collections are prepared; the resolution is the report's."""
 
@@ -226,8 +228,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateOutcome:
             belongs to other settings, too few CPUs, or no extractor can be had.
     """
     out = storage.absolute(config.out)
-    workers = config.workers or cpu_count()
-    require_cpus(workers, f"evaluate with {workers} workers")
+    workers = worker_count(config.workers, "evaluate")
     addresses = bundle_names(config.all_bundles)
     bundles = {name: read_bundle(uri) for name, uri in addresses.items()}
     resolution = config.resolution or max(bundle.info["resolution"] for bundle in bundles.values())
@@ -301,18 +302,13 @@ def _datasets(config: EvaluateConfig, out: str, resolution: int) -> Iterator[Dat
 
 
 def _make_plan(out: str, asked: dict[str, Any], chosen: list[Chosen], size: int) -> Plan:
-    """Writes the plan into a new folder, or compares with what an old one was started with."""
-    asked = json.loads(json.dumps(asked))
-    if storage.exists(storage.join(out, PLAN)):
-        plan = Plan(out, json.loads(storage.read(storage.join(out, PLAN))))
-        refuse_other(plan, asked)
+    """Writes the plan into a new folder, or returns the one that an old folder was started with."""
+    if plan := begun(out, asked):
         return plan
     parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
     for shard, part in enumerate(parts):
         write_chosen(out, shard, part)
-    fields = {**asked, "pictures": len(chosen), "shard_size": size, "shards": len(parts)}
-    storage.write_atomic(storage.join(out, PLAN), json.dumps(fields, indent=2).encode())
-    return Plan(out, fields)
+    return begin(out, {**asked, "pictures": len(chosen), "shard_size": size, "shards": len(parts)})
 
 
 def bundle_names(uris: Sequence[str]) -> dict[str, str]:

@@ -21,9 +21,11 @@ Config = TypeVar("Config")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
+DONE_WITH_FAILURES = 3
+"""Exit code of a batch in which some failed, no more than allowed."""
 
 FAILURES = {
-    3: "some failed, no more than --failure-share {:.0%} allows",
+    DONE_WITH_FAILURES: "some failed, no more than --failure-share {:.0%} allows",
     1: "more failed than --failure-share {:.0%} allows, or nothing was left to do",
 }
 """What an exit code says of a batch."""
@@ -55,7 +57,8 @@ def run_job(
             code = _exit_code(lambda: work(parsed.config))
         finally:
             batch_metrics.ended(Path(sys.argv[0]).stem, code, time.monotonic() - started)
-        return code
+        accepted = code == DONE_WITH_FAILURES and getattr(parsed.config, "accept_failures", False)
+        return 0 if accepted else code
 
     def work(config: Config) -> int:
         with session():

@@ -45,9 +45,11 @@ class BatchConfig:
     shard_size: int = 512
     """Largest number of pictures in a shard, the most that a crash can lose."""
     workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
+    """Ray actors, one CPU each; 0 for one per CPU that is there now."""
     failure_share: float = 0.5
     """Above this share of failed pictures the exit code is 1 instead of 3."""
+    accept_failures: bool = False
+    """Exit with 0 where it would be 3: for Ray's job server and KubeRay, to whom all but 0 is a failed job."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -114,7 +116,10 @@ def read_plan(out: str) -> Plan:
 
 
 def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int, together: int = 1) -> Plan:
-    """Writes the plan into a new output folder, or compares with what an old one was started with.
+    """Lists the collection into the plan of a new output folder, or returns the plan that an old one was started with.
+
+    A folder that goes on works on what was listed at its start: listing again costs as much as the first time, and
+    would stop the job for what came to the collection since, or for a store that does not answer today.
 
     Args:
         config: the job.
@@ -126,19 +131,14 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int, together
         CapriciousError: nothing to do, or the folder was started from something else; names what differs.
     """
     out = storage.absolute(config.out)
-    asked = json.loads(json.dumps({**{name: getattr(config, name) for name in COLLECTION}, **asked}))
-    if storage.exists(storage.join(out, PLAN)):
-        plan = read_plan(out)
-        refuse_other(plan, asked)
-        listing = _Listing(config.sources())
-        for _ in listing:
-            pass
-        if listing.sha256 != plan.fields["listing_sha256"]:
-            raise CapriciousError(
-                f"{config.source} has changed since {out} was started ({plan.pictures} pictures then, {listing.count} "
-                "now, or other labels); choose another --out"
-            )
+    asked = {**{name: getattr(config, name) for name in COLLECTION}, **asked}
+    if plan := begun(out, asked):
+        print(
+            f"{out} goes on with the {plan.pictures} pictures that {config.source} had on {_day(out)}; "
+            "what came or changed since needs another --out"
+        )
         return plan
+    _refuse_within(out, storage.absolute(config.source))
     listing = _Listing(config.sources())
     shards, size = _write_shards(out, config.looked_up(listing), workers, config.shard_size, together)
     if shards == 0:
@@ -150,22 +150,58 @@ def make_plan(config: BatchConfig, asked: dict[str, Any], workers: int, together
         "shard_size": size,
         "shards": shards,
     }
-    storage.write_atomic(storage.join(out, PLAN), json.dumps({**asked, **counted}, indent=2).encode())
-    return Plan(out, {**asked, **counted})
+    return begin(out, {**asked, **counted})
 
 
-def refuse_other(plan: Plan, asked: dict[str, Any]) -> None:
-    """Refuses to continue a folder that was started with something else.
+def begun(out: str, asked: dict[str, Any]) -> Plan | None:
+    """Returns the plan that an output folder was started with; None for a new folder.
 
     Raises:
-        CapriciousError: names what differs.
+        CapriciousError: it was started with something else than is asked now; names what differs.
     """
-    for name, value in asked.items():
-        if plan.fields.get(name) != value:
-            raise CapriciousError(
-                f"{plan.out} was started with another {name} ({_short(plan.fields.get(name))}, now {_short(value)}); "
-                "run the first command again to finish it, or choose another --out"
-            )
+    if not storage.exists(storage.join(out, PLAN)):
+        return None
+    plan = read_plan(out)
+    asked = json.loads(json.dumps(asked))
+    then = {name: plan.fields.get(name) for name in asked}
+    if then != asked:
+        name, first, now = _difference(then, asked)
+        raise CapriciousError(
+            f"{plan.out} was started with another {name} ({_short(first)}, now {_short(now)}); "
+            "run the first command again to finish it, or choose another --out"
+        )
+    return plan
+
+
+def begin(out: str, fields: dict[str, Any]) -> Plan:
+    """Writes the plan of a new output folder, whose parts are there."""
+    text = json.dumps(fields, indent=2)
+    storage.write_atomic(storage.join(out, PLAN), text.encode())
+    return Plan(out, json.loads(text))
+
+
+def _day(out: str) -> str:
+    """Returns the day on which an output folder was started."""
+    filesystem, path = storage.locate(storage.join(out, PLAN))
+    return f"{filesystem.modified(path):%Y-%m-%d}"
+
+
+def _refuse_within(out: str, source: str) -> None:
+    if f"{out}/".startswith(f"{source.rstrip('/')}/"):
+        raise CapriciousError(
+            f"{out} lies in the collection {source}: what is written there would be taken for pictures; "
+            "choose an --out beside it"
+        )
+
+
+def _difference(then: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Returns the first field in which two mappings differ, such as annotator.landmarks, and its two values."""
+    name = next(name for name in now if then.get(name) != now[name])
+    first, second = then.get(name), now[name]
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        below, first, second = _difference(first, second)
+        return f"{name}.{below}", first, second
+    return name, first, second
 
 
 def _short(value: Any) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256
+from capricious.annotate.annotator import Annotator, AnnotatorConfig, parser_sha256, settled
 from capricious.cluster.plan import BatchConfig, Plan, exit_code, make_plan
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
 from capricious.data.collections import Source
@@ -179,15 +179,15 @@ def prepare(config: PrepareConfig) -> PrepareOutcome:
     Raises:
         CapriciousError: nothing to prepare, the output folder belongs to another plan, too few CPUs.
     """
-    workers = config.workers or cpu_count()
-    require_cpus(workers, f"prepare with {workers} workers")
+    config = replace(config, annotator=settled(config.annotator))
+    workers = worker_count(config.workers, "prepare")
     plan = make_plan(config, asked(config), workers)
     receipts = read_receipts(plan.out)
     retry = frozenset(s for s, receipt in receipts.items() if config.retry_rejects and receipt["rejects"])
     todo = [shard for shard in range(plan.shards) if shard not in receipts or shard in retry]
     if todo:
         storage.remove(storage.join(plan.out, REPORT))
-        reopen(plan.out, retry)
+        reopen(plan.out)
     run_shards(AnnotateShard, {"out": plan.out, "config": config, "retry": retry}, plan, todo, workers, "prepare")
     if not all(storage.exists(storage.join(plan.out, name)) for name in (MANIFEST, REPORT)):
         finish(plan, config)

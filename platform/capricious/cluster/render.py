@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import capricious
-from capricious.annotate.annotator import parser_sha256
+from capricious.annotate.annotator import parser_sha256, settled
 from capricious.cluster.ledger import LAYOUT, done_shards, failed_shards
 from capricious.cluster.plan import exit_code, make_plan
 from capricious.cluster.publish import publish, published, unpublish
 from capricious.cluster.render_config import RenderConfig, excluded
 from capricious.cluster.render_shard import RenderShard, read_bundle
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import run_shards
 from capricious.data import storage
 from capricious.data.annotations import fingerprint
@@ -61,6 +61,7 @@ def asked(config: RenderConfig) -> dict[str, Any]:
         "prepared_sha256": fingerprint(config.prepared, bundle.info["resolution"]) if config.prepared else None,
         "annotator": asdict(config.annotator),
         "parser_sha256": parser_sha256(config.annotator),
+        "device": config.device,
     }
 
 
@@ -69,13 +70,14 @@ def _sha256(uri: str) -> str | None:
 
 
 def located(config: RenderConfig) -> RenderConfig:
-    """Returns the configuration with absolute paths: workers have other working directories."""
+    """Returns the configuration as it means the same on every node: absolute paths, and what "auto" is here."""
 
     def absolute(uri: str) -> str:
         return storage.absolute(uri) if uri else ""
 
     return replace(
         config,
+        annotator=settled(config.annotator),
         bundle=absolute(config.bundle),
         prepared=absolute(config.prepared),
         exclude=absolute(config.exclude),
@@ -95,8 +97,8 @@ def render(config: RenderConfig) -> RenderOutcome:
         CapriciousError: nothing to render, the output folder belongs to another plan, too few CPUs.
     """
     config = located(config)
-    workers = config.workers or cpu_count()
-    require_cpus(workers, f"render with {workers} workers")
+    on_gpus = config.device == "cuda"
+    workers = worker_count(config.workers, "render", gpus=on_gpus)
     plan = make_plan(config, asked(config), workers, together=FACES)
     done = set(done_shards(plan))
     retry = frozenset(failed_shards(plan)) & done if config.retry == "failed" else frozenset()
@@ -104,6 +106,6 @@ def render(config: RenderConfig) -> RenderOutcome:
     if todo:
         unpublish(plan)
     arguments = {"config": config, "plan": plan, "retry": retry}
-    run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(config.device == "cuda"))
+    run_shards(RenderShard, arguments, plan, todo, workers, "render", gpus=int(on_gpus))
     report = published(plan) or publish(plan)
     return RenderOutcome(report["portraits"], report["ok"], report["skipped"], report["reasons"], report["rights"])

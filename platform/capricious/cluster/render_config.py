@@ -51,7 +51,7 @@ class RenderConfig(BatchConfig):
     retry: Literal["nothing", "failed"] = "nothing"
     """failed tries the portraits that failed in an earlier run once more, and only them."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the networks run; with cuda, each worker has a GPU."""
+    """Where the networks run; with cuda, each worker has a GPU, and without --workers each GPU a worker."""
     shard_size: int = 64
     """Largest number of pictures in a shard, the most that a crash can lose."""
     deliverables: DeliverablesConfig = field(default_factory=DeliverablesConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,17 +82,61 @@ def _runtime_env(local: bool) -> dict[str, object]:
     return {"py_modules": [str(package)], "env_vars": settings}
 
 
-def require_cpus(needed: float, purpose: str) -> None:
-    """Refuses what would wait forever in silence because the cluster has too few CPUs.
+def worker_count(asked: int, what: str, *, gpus: bool = False, flag: str = "--workers") -> int:
+    """Returns how many workers share a job: so many as were asked for, else one for each CPU, or each GPU, of now.
+
+    Args:
+        asked: by the configuration; 0 for nothing.
+        what: the job does, for messages.
+        gpus: each worker has a GPU.
+        flag: sets `asked`.
 
     Raises:
-        CapriciousError: says how many CPUs there are and what to lower.
+        CapriciousError: nothing was asked for and the cluster is empty, or as require() does.
     """
-    available = ray.cluster_resources().get("CPU", 0)
-    if needed > available:
+    there = ray.cluster_resources()
+    names = ("CPU", "GPU") if gpus else ("CPU",)
+    workers = asked or int(min(there.get(name, 0) for name in names))
+    if not workers:
         raise CapriciousError(
-            f"{purpose} needs {needed:g} CPUs, the cluster has {available:g}; lower the number of workers or add nodes"
+            f"the cluster has no {names[-1]}s now, so one worker for each would be none; "
+            f"say how many with {flag}, and a cluster that grows with its work will grow"
         )
+    require({name: workers for name in names}, f"{what} with {workers} workers")
+    return workers
+
+
+def require(needed: dict[str, float], purpose: str) -> None:
+    """Refuses what this machine has too few CPUs or GPUs for; says what a cluster lacks, which may grow.
+
+    A pool that starts empty only grows when something asks for what it has, and what asks are the workers that
+    wait. They ask for as long as the job lives, and not a moment longer, however it ends.
+
+    Args:
+        needed: "CPU" and "GPU" of all workers together.
+        purpose: of them, for messages.
+
+    Raises:
+        CapriciousError: Ray is this machine's own, which nobody enlarges; says what there is and what to lower.
+    """
+    there = ray.cluster_resources()
+    wanted = {name: number for name, number in needed.items() if number > there.get(name, 0)}
+    if not wanted:
+        return
+    needs = " and ".join(f"{number:g} {name}s" for name, number in wanted.items())
+    has = " and ".join(f"{there.get(name, 0):g}" for name in wanted)
+    if _is_this_machines_own():
+        raise CapriciousError(f"{purpose} needs {needs}, this machine has {has}; lower the number of workers")
+    print(
+        f"{purpose} needs {needs}, the cluster has {has}: those without wait for nodes that join (see: ray status)",
+        file=sys.stderr,
+    )
+
+
+def _is_this_machines_own() -> bool:
+    """Says whether Ray was started by this very process: then there is no cluster that could grow."""
+    node = ray._private.worker.global_worker.node
+    return node is not None and bool(node.is_head())
 
 
 def cpu_count() -> int:

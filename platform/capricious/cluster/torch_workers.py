@@ -17,7 +17,7 @@ from ray.train import Checkpoint, DataConfig, FailureConfig, RunConfig, ScalingC
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
-from capricious.cluster.session import require_cpus
+from capricious.cluster.session import require
 from capricious.data import storage
 from capricious.errors import CapriciousError
 from capricious.training.stopping import Notice
@@ -55,7 +55,7 @@ def run_torch_workers(
     name, dealer, beside = streams or (None, None, 0)
     between: Any = workers if fewest == workers else (fewest, workers)
     purpose = f"training with {fewest} workers of {cpus} CPUs" + (f" and {beside} more each" if beside else "")
-    require_cpus((cpus + beside) * fewest, purpose)
+    require({"CPU": (cpus + beside) * fewest, "GPU": gpus * fewest}, purpose)
     trainer = TorchTrainer(
         loop,
         train_loop_config=settings,

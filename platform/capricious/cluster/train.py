@@ -14,7 +14,7 @@ from capricious.cluster.gauges import Gauges
 from capricious.cluster.session import cpu_count
 from capricious.cluster.torch_workers import notices, report, run_torch_workers
 from capricious.data import storage
-from capricious.errors import ConfigError
+from capricious.errors import CapriciousError, ConfigError
 from capricious.evaluate.checkpoint_scorer import CheckpointScorer
 from capricious.training.batches import decoded_bytes
 from capricious.training.config import TrainingConfig
@@ -37,7 +37,7 @@ class TrainConfig:
     min_workers: int | None = None
     """Go on with fewer workers, down to so many, while the cluster has no room for all; with strategy ddp."""
     cpus_per_worker: int = 0
-    """CPUs of each worker; 0 shares the cluster's CPUs evenly."""
+    """CPUs of each worker; 0 shares evenly those that are there now."""
     gpus: bool = False
     """Give each worker one GPU."""
     loading: Literal["auto", "worker", "ray"] = "auto"
@@ -92,7 +92,7 @@ def run_training(config: TrainConfig) -> dict[str, Any]:
     data, out = [storage.absolute(path) for path in config.data], storage.absolute(config.out)
     portraits = JoinedDatasets(data, "train")  # an unusable dataset is told here, in one line, and not by a worker
     beside = config.decoders if _ray_decodes(config, portraits) else 0
-    cpus = config.cpus_per_worker or max(1, cpu_count() // config.workers - beside)
+    cpus = config.cpus_per_worker or max(1, _shared_cpus() // config.workers - beside)
     training = _with_absolute_paths(config.training)
     settings = {"training": training, "data": data, "out": out, "fed": bool(beside), "judge": config.judge}
     return run_torch_workers(
@@ -115,6 +115,15 @@ def _with_absolute_paths(training: TrainingConfig) -> TrainingConfig:
     if swap.estimator is not None:
         swap = replace(swap, estimator=storage.absolute(swap.estimator))
     return replace(training, swap=swap, warm_start=None if begin is None else storage.absolute(begin))
+
+
+def _shared_cpus() -> int:
+    if there := cpu_count():
+        return there
+    raise CapriciousError(
+        "the cluster has no CPUs now that its workers could share; say how many each needs with --cpus-per-worker, "
+        "and a cluster that grows with its work will grow"
+    )
 
 
 def _ray_decodes(config: TrainConfig, portraits: JoinedDatasets) -> bool:

@@ -13,9 +13,10 @@ from capricious.annotate.distill.loop import DistillConfig
 from capricious.annotate.distill.parser import MEASURES, make_parser
 from capricious.annotate.distill.targets import TARGETS, Target, make_target, write_targets
 from capricious.annotate.finder import FaceFinder
+from capricious.annotate.landmarks import settled
 from capricious.cluster.plan import BatchConfig, Plan, make_plan
 from capricious.cluster.prepare import content_sha256
-from capricious.cluster.session import cpu_count, require_cpus
+from capricious.cluster.session import cpu_count, worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.cluster.torch_workers import report, run_torch_workers
 from capricious.data import storage
@@ -43,7 +44,7 @@ class TrainParserConfig:
     test_share: float = 0.12
     """Share of the pictures, chosen by their content, that only measure the parser."""
     label_workers: int = 0
-    """Ray actors that run the teacher, one CPU each; 0 for one per CPU."""
+    """Ray actors that run the teacher, one CPU each; 0 for one per CPU that is there now."""
     workers: int = 1
     """Training processes."""
     gpus: bool = False
@@ -74,10 +75,10 @@ class LabelShard(ShardWorker):
 
     KIND = "label"
 
-    def __init__(self, out: str, collection: str, test_share: float):
+    def __init__(self, out: str, collection: str, test_share: float, landmarks: str):
         super().__init__(out)
         self.collection, self.test_share = collection, test_share
-        self.finder = FaceFinder()
+        self.finder = FaceFinder(landmark_backend=landmarks)
         self.teacher = BiSeNetParser()
 
     def run_shard(self, shard: int, sources: list[Source]) -> dict[str, int]:
@@ -106,21 +107,21 @@ class LabelShard(ShardWorker):
 
 def label(config: TrainParserConfig) -> list[str]:
     """Lets the teacher label all collections; returns a folder of targets for each."""
-    workers = config.label_workers or cpu_count()
-    require_cpus(workers, f"labelling with {workers} workers")
+    workers = worker_count(config.label_workers, "label", flag="--label-workers")
+    settings = {"test_share": config.test_share, "landmarks": settled("auto")}
     folders = []
     for number, source in enumerate(config.sources):
         name = f"{number}-{PurePosixPath(source.rstrip('/')).stem}"
         batch = BatchConfig(source=source, out=storage.join(storage.absolute(config.out), name), limit=config.limit)
-        plan = make_plan(batch, {"test_share": config.test_share}, workers)
-        _label_collection(plan, source, config.test_share, workers)
+        plan = make_plan(batch, settings, workers)
+        _label_collection(plan, source, settings, workers)
         folders.append(plan.out)
     return folders
 
 
-def _label_collection(plan: Plan, source: str, test_share: float, workers: int) -> None:
+def _label_collection(plan: Plan, source: str, settings: dict[str, Any], workers: int) -> None:
     todo = sorted(set(range(plan.shards)) - part_numbers(storage.join(plan.out, TARGETS)))
-    arguments = {"out": plan.out, "collection": source, "test_share": test_share}
+    arguments = {"out": plan.out, "collection": source, **settings}
     run_shards(LabelShard, arguments, plan, todo, workers, f"label {source}")
 
 

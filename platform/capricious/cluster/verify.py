@@ -10,7 +10,7 @@ from typing import Any
 
 from capricious.cluster.ledger import Row, done_shards, planned, read_rows
 from capricious.cluster.plan import Plan, read_plan
-from capricious.cluster.session import cpu_count
+from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
 from capricious.data.collections import Source
@@ -26,7 +26,7 @@ class VerifyConfig:
     out: str
     """Folder or s3:// address that jobs/render.py has written."""
     workers: int = 0
-    """Ray actors, one CPU each; 0 for one per CPU."""
+    """Ray actors, one CPU each; 0 for one per CPU that is there now."""
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,5 @@ def verify(config: VerifyConfig) -> Verdict:
         problems += counts["failed"]
         shown.extend(counts["problems"])
 
-    run_shards(VerifyShard, {"plan": plan}, plan, done, config.workers or cpu_count(), "verify", then=add)
+    run_shards(VerifyShard, {"plan": plan}, plan, done, worker_count(config.workers, "verify"), "verify", then=add)
     return Verdict(dict(rows), problems, tuple(shown[:SHOWN]))

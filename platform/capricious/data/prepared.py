@@ -50,11 +50,14 @@ def write_shard(
 ) -> None:
     """Writes one shard: rejects, portraits and then the receipt, each atomically.
 
+    The receipt of an earlier run goes first: it would vouch for tables that are being replaced.
+
     Args:
         pictures: number of inputs of the shard.
         seconds: where the time went, by stage; kept in the receipt.
     """
     reject_rows, portrait_rows = list(rejects), [portrait.row() for portrait in portraits]
+    storage.remove(receipt_uri(out, shard))
     write_table(shard_uri(out, "rejects", shard), reject_rows, REJECT_SCHEMA)
     written = write_table(shard_uri(out, "portraits", shard), portrait_rows, PORTRAIT_SCHEMA)
     receipt = {
@@ -78,11 +81,9 @@ def read_receipts(out: str) -> dict[int, dict[str, Any]]:
     return {receipt["shard"]: receipt for receipt in receipts}
 
 
-def reopen(out: str, shards: Iterable[int]) -> None:
-    """Declares shards not done, and the dataset incomplete. Their tables stay until they are written anew."""
+def reopen(out: str) -> None:
+    """Declares the dataset incomplete. Shards that are to be done again stay done until they are written anew."""
     storage.remove(storage.join(out, MANIFEST))
-    for shard in shards:
-        storage.remove(receipt_uri(out, shard))
 
 
 def write_manifest(out: str, shards: int, plan: dict[str, Any], resolution: int) -> dict[str, Any]:

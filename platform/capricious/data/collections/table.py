@@ -84,7 +84,8 @@ def row_source(row: Mapping[str, Any], files: Files, table: str, where: str, che
         name = table[: -len(basename(table))] + name
         source = files.source(name)
     elif uri:
-        name, source = uri, _source_at(uri, where)
+        source = _source_at(uri, where)
+        name = source.uri  # absolute, as a folder's names are
     else:
         return Source(where).refuse("bad-label", f"{where}: names no file")
     if not checklist.tick(name):
