@@ -336,6 +336,13 @@ def test_annotations_that_do_not_fit_the_picture_are_a_reason(config, collection
     assert render(replace(config, source=str(copy))).reasons == {"prepared: not-prepared": 1}
 
 
+def test_what_prepare_rejected_is_not_decoded(config, monkeypatch):
+    decoded, read = [], render_shard.read_scan
+    monkeypatch.setattr(render_shard, "read_scan", lambda data, name: (decoded.append(name), read(data, name=name))[1])
+    assert render(config).reasons["detect: no-face"] == 1
+    assert [Path(name).name for name in decoded] == ["1907.17.jpg", "1907.19.jpg"]
+
+
 def test_a_full_disk_is_said_plainly_and_can_be_resumed(config, small_disk):
     disk, enlarge = small_disk
     config = replace(config, out=str(disk / "sweeps"), rights="any", shard_size=1)

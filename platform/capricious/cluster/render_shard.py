@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from capricious.annotate.annotator import Annotator
 from capricious.cluster.ledger import Row, read_rows, render_id, rows_of, write_part
@@ -111,11 +111,13 @@ class RenderShard(ShardWorker):
             yield from self._together(waiting, do)
 
     def _sit(self, source: Source, data: bytes) -> tuple[Sitting, bytes]:
+        source_sha256 = hashlib.sha256(data).hexdigest()
+        with self.stopwatch.stage("annotate"):  # before decoding, which a scan that prepare rejected is not worth
+            known = self.prepared.faces(source.uri, source_sha256) if self.prepared is not None else None
         with self.stopwatch.stage("decode"):
             scan = read_scan(data, name=source.uri)
-        source_sha256 = hashlib.sha256(data).hexdigest()
         with self.stopwatch.stage("annotate"):
-            faces = self._faces(source, source_sha256, scan.srgb)
+            faces = self.annotator.annotate(scan.srgb, source.labels) if known is None else known
         return Sitting(scan, tuple(faces), source_sha256, source.uri), data
 
     def _together(
@@ -186,11 +188,6 @@ class RenderShard(ShardWorker):
                 for written in writing:
                     written.result()
         return rows
-
-    def _faces(self, source: Source, source_sha256: str, picture: Any) -> list[Face]:
-        if self.prepared is not None:
-            return self.prepared.faces(source.uri, source_sha256)
-        return self.annotator.annotate(picture, source.labels)
 
 
 def read_bundle(uri: str) -> Bundle:

@@ -34,14 +34,14 @@ class PreparedAnnotations:
             )
         self._path = path
         self._shard_of: dict[str, int] = {}
-        self._rejects: dict[str, Rejection] = {}
+        self._rejects: dict[str, tuple[str, str, str]] = {}  # stage, reason and detail
         for entry in manifest["shards"]:
             shard = entry["shard"]
             for uri in read_shard(path, "portraits", shard, ["source_uri"])["source_uri"].to_pylist():
                 self._shard_of[uri] = shard
             if entry["rejects"]:
                 for row in read_shard(path, "rejects", shard).to_pylist():
-                    self._rejects[row["uri"]] = Rejection(row["stage"], row["reason"], row["detail"])
+                    self._rejects[row["uri"]] = row["stage"], row["reason"], row["detail"]
         self._open: OrderedDict[int, dict[str, list[Portrait]]] = OrderedDict()
 
     @staticmethod
@@ -56,7 +56,7 @@ class PreparedAnnotations:
             Rejection: as prepare rejected it; or stage "prepared": it was not prepared, or has changed since.
         """
         if uri in self._rejects:
-            raise self._rejects[uri]
+            raise Rejection(*self._rejects[uri])  # each time anew: one that is kept would keep its caller's pictures
         if uri not in self._shard_of:
             raise Rejection("prepared", "not-prepared", f"{uri} is not in the prepared dataset; prepare it first")
         portraits = self._shard(self._shard_of[uri])[uri]
