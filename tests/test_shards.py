@@ -46,14 +46,6 @@ def test_a_fault_of_the_machine_stops_the_shard_instead_of_rejecting_everything(
         outcomes(sources, do)
 
 
-def test_more_files_than_are_read_ahead_keep_their_order(tmp_path):
-    sources = []
-    for number in range(3 * ShardWorker.READ_AHEAD):
-        (tmp_path / str(number)).write_bytes(str(number).encode())
-        sources.append(Source(str(tmp_path / str(number))))
-    assert outcomes(sources, lambda source, data: data) == [str(n).encode() for n in range(len(sources))]
-
-
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

@@ -6,7 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -91,7 +91,7 @@ class RenderShard(ShardWorker):
         return {"done": len(rows) - failed, "failed": failed}
 
     def each(
-        self, sources: Iterable[Source], do: Callable[[Source, SweepResult, bytes], Result]
+        self, sources: Sequence[Source], do: Callable[[Source, SweepResult, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
         """Renders each source and does something with its sweep; yields the result, or the row of a reject.
 

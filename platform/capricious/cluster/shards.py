@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from capricious.annotate.stopwatch import Stopwatch
 from capricious.cluster import batch_metrics
 from capricious.cluster.plan import Plan
+from capricious.cluster.reading import Reader
 from capricious.data.collections import Source
 from capricious.data.collections.parts import read_part
 from capricious.data.records import reject_row
@@ -33,17 +33,14 @@ log = logging.getLogger(__name__)
 
 
 class ShardWorker:
-    """Base of what a Ray Data actor does with one shard of sources. Subclasses say what `do` one source means.
+    """Base of what a Ray Data actor does with one shard of sources. Subclasses say what `do` one source means."""
 
-    Reading runs ahead in threads while the actor computes, so that a slow store does not leave a CPU waiting.
-    """
-
-    READ_AHEAD = 8
     KIND = ""
     """What the job is called in its metrics."""
 
     def __init__(self, out: str):
         self.out = out
+        self.reader = Reader()
         self.stopwatch = Stopwatch()
         cv2.setNumThreads(1)  # an actor has one CPU; threads of many actors would wait for each other
 
@@ -73,26 +70,17 @@ class ShardWorker:
         return seconds
 
     def attempt(
-        self, sources: Iterable[Source], do: Callable[[Source, bytes], Result]
+        self, sources: Sequence[Source], do: Callable[[Source, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
         """Reads each source and does it; yields its result, or its row for the rejects table."""
 
         def read_and_do(source: Source, data: Future[bytes]) -> Result:
             with self.stopwatch.stage("read"):
-                content = _content(data)
+                content = self.reader.content(source, data, sources)
             return do(source, content)
 
-        for source, data in self._read_ahead(sources):
+        for source, data in self.reader.ahead(sources):
             yield source, tried(source.uri, read_and_do, source, data)
-
-    def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
-        waiting: deque[tuple[Source, Future[bytes]]] = deque()
-        with ThreadPoolExecutor(self.READ_AHEAD) as threads:
-            for source in sources:
-                waiting.append((source, threads.submit(source.read)))
-                if len(waiting) > self.READ_AHEAD:
-                    yield waiting.popleft()
-            yield from waiting
 
 
 def tried(uri: str, do: Callable[..., Result], *arguments: Any) -> Result | dict[str, str]:
@@ -134,7 +122,8 @@ def tried_together(
 def bugs_as_rejections(uri: str) -> Iterator[None]:
     """Turns what nobody expected into the rejection of one picture: a bug must never take the others down.
 
-    Missing weights or a full disk are not this picture's fault: going on would reject all the others, too.
+    Missing weights, a full disk or a store that is away are not this picture's fault: going on would reject all the
+    others, too.
     """
     try:
         yield
@@ -144,15 +133,6 @@ def bugs_as_rejections(uri: str) -> Iterator[None]:
         log.exception("%s", uri, extra={"picture": uri})
         detail = f"unexpected: {error}; please report it, with the traceback in the worker's log"
         raise Rejection("internal", type(error).__name__, detail) from error
-
-
-def _content(data: Future[bytes]) -> bytes:
-    try:
-        return data.result()
-    except FileNotFoundError as error:
-        raise Rejection("read", "not-found", "there is no such file") from error
-    except OSError as error:
-        raise Rejection("read", "unreadable", str(error)) from error
 
 
 class Told:

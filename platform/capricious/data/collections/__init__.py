@@ -23,7 +23,7 @@ from capricious.data.collections.sidecars import read_ffhq, read_samples
 from capricious.data.collections.source import SOURCE_SCHEMA, Source
 from capricious.data.collections.table import LABELS_FILE, read_labelled, read_table
 from capricious.data.collections.tar import Tar
-from capricious.errors import CapriciousError
+from capricious.errors import CapriciousError, StoreFault
 
 __all__ = ["SOURCE_SCHEMA", "Kind", "Source", "read_collection"]
 
@@ -100,6 +100,8 @@ def _read_tar(uri: str, kind: Kind, license_columns: Sequence[str]) -> Iterator[
     """Yields the pictures of one tar, labelled as a folder of its members would be."""
     try:
         tar = Tar(uri, license_columns)
+    except StoreFault:
+        raise
     except OSError as error:
         yield Source(uri).refuse("bad-tar", str(error))
         return
