@@ -84,7 +84,9 @@ class Source:
         if self.refused is not None:
             raise Rejection(*self.refused)
         if self.row is not None and self.column is not None:
-            return read_cell(self.container, self.row, self.column)
+            data = read_cell(self.container, self.row, self.column)
+            _check_size(len(data), limit)
+            return data
         if web.is_url(self.uri):
             return web.fetch(self.uri, web.AllowedHosts.from_environment(self.host), limit)
         if self.span is not None:
