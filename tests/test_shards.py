@@ -62,8 +62,8 @@ def test_what_is_meant_for_people_comes_back_from_ray_as_a_sentence(fault, told)
         def __init__(self):
             raise CapriciousError("the bundle is not complete")
 
-    row = Told(Failing, {})({"shard": [3]})
+    row = Told(Failing, {}, "")({"shard": [3]})
     assert row["shard"] == [3] and row["error"][0].startswith(told)
-    assert Told(Broken, {})({"shard": [4]}) == {"shard": [4], "error": ["the bundle is not complete"]}
+    assert Told(Broken, {}, "")({"shard": [4]}) == {"shard": [4], "error": ["the bundle is not complete"]}
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
-        Told(lambda: lambda batch: 1 / 0, {})({"shard": [5]})
+        Told(lambda: lambda batch: 1 / 0, {}, "")({"shard": [5]})

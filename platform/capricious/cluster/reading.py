@@ -7,7 +7,7 @@ speed and for good: then the shard has to stop, and the same command does it aga
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from capricious.cluster.plan import select
@@ -28,13 +28,13 @@ class Reader:
     def __init__(self) -> None:
         self._readable: dict[str, Source] = {}
 
-    def ahead(self, sources: Sequence[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
-        """Yields the sources in order, while threads read those that follow."""
+    def ahead(self, sources: Iterable[Source], count: int = READ_AHEAD) -> Iterator[tuple[Source, Future[bytes]]]:
+        """Yields the sources in order, while threads read the `count` that follow."""
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
         with ThreadPoolExecutor(READ_AHEAD) as threads:
             for source in sources:
                 waiting.append((source, threads.submit(source.read)))
-                if len(waiting) > READ_AHEAD:
+                if len(waiting) > count:
                     yield waiting.popleft()
             yield from waiting
 

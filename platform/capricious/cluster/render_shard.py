@@ -103,8 +103,7 @@ class RenderShard(ShardWorker):
                 yield source, found
                 continue
             waiting.append((source, *found))
-            pixels = sum(sitting.scan.srgb.size // 3 for _, sitting, _ in waiting)
-            if pixels > GROUP_PIXELS or sum(len(sitting.faces) for _, sitting, _ in waiting) >= FACES:
+            if self.one_by_one or _are_enough(waiting):
                 yield from self._together(waiting, do)
                 waiting = []
         if waiting:
@@ -188,6 +187,12 @@ class RenderShard(ShardWorker):
                 for written in writing:
                     written.result()
         return rows
+
+
+def _are_enough(waiting: list[Waiting]) -> bool:
+    """Says whether portraits should be rendered without waiting for others."""
+    pixels = sum(sitting.scan.srgb.size // 3 for _, sitting, _ in waiting)
+    return pixels > GROUP_PIXELS or sum(len(sitting.faces) for _, sitting, _ in waiting) >= FACES
 
 
 def read_bundle(uri: str) -> Bundle:

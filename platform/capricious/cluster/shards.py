@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import cv2
 import ray.data
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from capricious.annotate.stopwatch import Stopwatch
 from capricious.cluster import batch_metrics
+from capricious.cluster.begun import Begun, forget
 from capricious.cluster.plan import Plan
 from capricious.cluster.reading import Reader
 from capricious.data.collections import Source
@@ -37,16 +39,21 @@ class ShardWorker:
 
     KIND = ""
     """What the job is called in its metrics."""
+    run = ""
+    """Names the run of the job to which the worker belongs; empty where it stands alone."""
+    one_by_one = False
+    """Whether the worker's forerunner died over this shard: who was it? Subclasses then put no pictures together."""
 
     def __init__(self, out: str):
         self.out = out
+        self.shard = -1
         self.reader = Reader()
         self.stopwatch = Stopwatch()
         cv2.setNumThreads(1)  # an actor has one CPU; threads of many actors would wait for each other
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's entry: a batch is the number of one shard; returns its counts as a batch of one row."""
-        shard = int(batch["shard"][0])
+        shard = self.shard = int(batch["shard"][0])
         started = time.perf_counter()
         items = self.items(shard)
         counts = self.run_shard(shard, items)
@@ -79,8 +86,18 @@ class ShardWorker:
                 content = self.reader.content(source, data, sources)
             return do(source, content)
 
-        for source, data in self.reader.ahead(sources):
+        for source, data in self._read(sources):
             yield source, tried(source.uri, read_and_do, source, data)
+
+    def _read(self, sources: Sequence[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
+        """Reads ahead; but one by one, noting each, where a worker died over this shard."""
+        begun = Begun(self.out, self.shard, self.run)
+        self.one_by_one = bool(self.run) and begun.start()
+        if self.one_by_one:
+            yield from self.reader.ahead(map(begun.take, sources), count=0)
+            begun.put_down()
+        else:
+            yield from self.reader.ahead(sources)
 
 
 def tried(uri: str, do: Callable[..., Result], *arguments: Any) -> Result | dict[str, str]:
@@ -141,12 +158,14 @@ class Told:
 
     Args:
         worker, arguments: as of run_shards().
+        run: names the run.
     """
 
-    def __init__(self, worker: type[ShardWorker], arguments: dict[str, Any]):
+    def __init__(self, worker: type[ShardWorker], arguments: dict[str, Any], run: str):
         self._error = ""
         try:
             self._worker = worker(**arguments)
+            self._worker.run = run
         except CapriciousError as error:
             self._error = str(error)
 
@@ -196,7 +215,7 @@ def run_shards(
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would regret the bars
     done = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
         Told,
-        fn_constructor_args=(worker, arguments),
+        fn_constructor_args=(worker, arguments, uuid4().hex),
         batch_size=1,
         num_cpus=1,
         num_gpus=gpus,
@@ -214,3 +233,4 @@ def run_shards(
             left -= plan.size_of(row["shard"])
             batch_metrics.left(worker.KIND, left)
             bar.set_postfix(failed=failed)
+    forget(plan.out)
