@@ -90,6 +90,16 @@ def test_spans(root):
         storage.read(uri, (200, 20))
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """As processes of two machines that share a disk and have the same number do."""
+    uri = str(tmp_path / "x")
+    with storage.atomic_writer(uri) as slow:
+        slow.write(b"slow")
+        storage.write_atomic(uri, b"fast")
+        assert storage.read(uri) == b"fast"
+    assert storage.read(uri) == b"slow" and storage.list_files(str(tmp_path)) == [uri]
+
+
 def test_many_at_once_give_each_its_bytes_or_its_error(root):
     uri = storage.join(root, "x")
     storage.write_atomic(uri, b"0123456789")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import BinaryIO, cast
+from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -222,7 +223,8 @@ def write_atomic(uri: str, data: bytes) -> None:
 
 @contextmanager
 def _replacing(path: str) -> Iterator[BinaryIO]:
-    partial = f"{path}.{os.getpid()}.partial"
+    # Not the process's number: it may be the same on two machines that share a disk, above all in containers.
+    partial = f"{path}.{uuid4().hex[:12]}.partial"
     try:
         with open(partial, "wb") as file:
             yield file
