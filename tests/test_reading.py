@@ -25,7 +25,7 @@ def store(monkeypatch):
             raise answers[uri]
         return b"a picture"
 
-    monkeypatch.setattr(source_module.storage, "read_at_most", read)
+    monkeypatch.setattr(source_module.storage, "read_within", read)
     return answers
 
 

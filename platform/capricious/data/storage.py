@@ -22,6 +22,9 @@ SCHEMES = ("file", "s3")
 BLOCK = 4 * 2**20
 """Bytes that one request to an object store fetches when a file is read from front to back."""
 
+FIRST = 32 * 2**20
+"""Bytes of a whole file that an object store is asked for at first; only of a larger file the size is asked."""
+
 
 @lru_cache(maxsize=16)
 def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
@@ -148,6 +151,23 @@ def read_at_most(uri: str, limit: int) -> bytes:
         if fs.size(path) == 0:  # of an empty object there is no range
             return b""
         raise
+
+
+def read_within(uri: str, limit: int) -> bytes | None:
+    """Reads a whole file unless it has more than `limit` bytes: then it returns None and has held little of it.
+
+    Raises:
+        OSError: as the file system does.
+    """
+    fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem):
+        with open(path, "rb") as file:
+            return file.read() if os.fstat(file.fileno()).st_size <= limit else None
+    start = read_at_most(uri, min(limit, FIRST) + 1)
+    if len(start) <= min(limit, FIRST):
+        return start
+    size = fs.size(path)
+    return start + read(uri, (len(start), size - len(start))) if size <= limit else None
 
 
 def read_many(places: Sequence[tuple[str, tuple[int, int] | None]]) -> list[bytes | OSError]:

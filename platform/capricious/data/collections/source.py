@@ -92,9 +92,9 @@ class Source:
         if self.span is not None:
             _check_size(self.span[1], limit)
             return storage.read(self.container, self.span)
-        data = storage.read_at_most(self.uri, limit + 1)
-        _check_size(len(data), limit)
-        return data
+        if (content := storage.read_within(self.uri, limit)) is None:
+            raise _too_large(limit)
+        return content
 
     def known(self, labels: Attributes, license: str = "") -> Source:
         """Returns the source with labels and, where there is one, a license."""
@@ -122,4 +122,8 @@ class Source:
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
-        raise Rejection("read", "too-many-bytes", f"the file has more than {limit} bytes; make it smaller")
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> Rejection:
+    return Rejection("read", "too-many-bytes", f"the file has more than {limit} bytes; make it smaller")
