@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from capricious.cluster import reading
 from capricious.cluster.reading import READ_AHEAD
 from capricious.cluster.shards import ShardWorker
 from capricious.data.collections import Source, web
@@ -106,3 +107,25 @@ def test_hosts_on_the_web_come_and_go(monkeypatch):
 def test_more_files_than_are_read_ahead_keep_their_order(store):
     sources = pictures(3 * READ_AHEAD)
     assert [source for source, _ in ShardWorker("unused").attempt(sources, lambda source, data: None)] == sources
+
+
+def test_of_large_pictures_fewer_wait(store, monkeypatch):
+    monkeypatch.setattr(reading, "HELD_BYTES", 3 * len(b"a picture"))
+    worker, submitted = ShardWorker("unused"), []
+    for number, _ in enumerate(worker.attempt(Watched(pictures(30), submitted), lambda source, data: None)):
+        if number > READ_AHEAD:  # what was begun before the first size was known has passed
+            assert len(submitted) <= number + 1 + 3
+    assert len(submitted) == 30
+
+
+class Watched(list):
+    """Sources that tell which of them were taken."""
+
+    def __init__(self, sources, taken):
+        super().__init__(sources)
+        self.taken = taken
+
+    def __iter__(self):
+        for source in super().__iter__():
+            self.taken.append(source)
+            yield source

@@ -18,6 +18,9 @@ from capricious.errors import Rejection, StoreFault
 READ_AHEAD = 8
 """Pictures that are read while one is worked on, so that a slow store does not leave a CPU waiting."""
 
+HELD_BYTES = 2**30
+"""Bytes that may wait, if the pictures to come are as large as the last ones: nine scans could fill a node's memory."""
+
 WITNESSES = 8
 """Pictures of the shard that are asked whether their store is there, as long as none of it was ever read."""
 
@@ -27,14 +30,15 @@ class Reader:
 
     def __init__(self) -> None:
         self._readable: dict[str, Source] = {}
+        self._sizes: deque[int] = deque([1], maxlen=READ_AHEAD)  # of the last pictures, bytes
 
     def ahead(self, sources: Iterable[Source], count: int = READ_AHEAD) -> Iterator[tuple[Source, Future[bytes]]]:
-        """Yields the sources in order, while threads read the `count` that follow."""
+        """Yields the sources in order, while threads read the `count` that follow, or fewer large ones."""
         waiting: deque[tuple[Source, Future[bytes]]] = deque()
         with ThreadPoolExecutor(READ_AHEAD) as threads:
             for source in sources:
                 waiting.append((source, threads.submit(source.read)))
-                if len(waiting) > count:
+                while len(waiting) > min(count, HELD_BYTES // max(self._sizes)):
                     yield waiting.popleft()
             yield from waiting
 
@@ -59,6 +63,7 @@ class Reader:
         except OSError as error:
             content = self._once_more(source, error, shard)
         self._readable[_store_of(source)] = source
+        self._sizes.append(len(content) or 1)
         return content
 
     def _once_more(self, source: Source, error: OSError, shard: Sequence[Source]) -> bytes:

@@ -15,7 +15,7 @@ from capricious.errors import Rejection
 from capricious.faces.attributes import Attributes
 
 MAX_BYTES = 512 * 2**20
-"""A larger file is rejected unread: eight are read ahead at the same time."""
+"""A larger file is rejected unread: several are in memory at the same time."""
 
 UNKNOWN = Attributes()
 _LABELS = tuple(field.name for field in fields(Attributes))
