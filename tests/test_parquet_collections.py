@@ -1,5 +1,6 @@
 """Parquet files of pictures, or of their addresses, with labels in other columns."""
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -121,3 +122,38 @@ def test_a_row_that_is_gone_is_an_os_error(tmp_path):
         cells.read_cell(source.container, 7, "image")
     with pytest.raises(FileNotFoundError):
         cells.read_cell(str(tmp_path / "gone.parquet"), 0, "image")
+
+
+class Moody(io.FileIO):
+    """A file of which one read fails."""
+
+    fails = False
+
+    def readinto(self, buffer):
+        if Moody.fails:
+            Moody.fails = False
+            raise OSError("503 SlowDown")
+        return super().readinto(buffer)
+
+    def read(self, size=-1):
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(buffer)])
+
+
+def test_a_read_that_fails_once_costs_no_row(tmp_path, monkeypatch):
+    pictures = [bytes([row]) * 200_000 for row in range(32)]
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 18, "write_batch_size": 1}
+    table = write(tmp_path / "a.parquet", {"image": pictures}, **options)
+    monkeypatch.setattr(cells.storage, "open_binary", Moody)
+    for row, picture in enumerate(pictures):
+        if row == 20:
+            Moody.fails = True
+        assert cells.read_cell(table, row, "image") == picture
+    assert not Moody.fails
+
+
+def test_a_huge_cell_is_rejected(tmp_path):
+    (source,) = read_collection(write(tmp_path / "a.parquet", {"image": [b"123456"]}))
+    with pytest.raises(Rejection, match="too-many-bytes"):
+        source.read(limit=5)
+    assert source.read(limit=6) == b"123456"

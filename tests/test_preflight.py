@@ -4,15 +4,17 @@ import os
 from dataclasses import replace
 
 import pytest
+import ray
 import torch
 
 from capricious import weights
 from capricious.annotate import annotator
 from capricious.annotate.annotator import Annotator, AnnotatorConfig
+from capricious.cluster import node_report
 from capricious.cluster import preflight as preflight_module
 from capricious.cluster.node_report import Needs, NodeReport, versions_here
 from capricious.cluster.preflight import Finding, preflight, require, working_directory
-from capricious.errors import CapriciousError
+from capricious.errors import CapriciousError, StoreFault
 from capricious.model.losses import LossWeights
 from capricious.training import judges
 from capricious.training.config import SwapConfig, TrainingConfig
@@ -143,3 +145,20 @@ def test_the_working_directory_is_weighed_without_what_is_ignored(tmp_path):
 def test_a_finding_reads_as_one_line():
     finding = Finding("clocks", "warning", "10.0.0.2 is off by at least 59 s", "run a time service")
     assert str(finding) == "warning clocks: 10.0.0.2 is off by at least 59 s → run a time service"
+
+
+def test_a_store_that_lets_nobody_in_is_a_finding(monkeypatch):
+    def exists(uri):
+        raise StoreFault("Unable to locate credentials")
+
+    monkeypatch.setattr(node_report.storage, "exists", exists)
+    assert node_report._unreadable("s3://museum/portraits") == "cannot be read: Unable to locate credentials"
+
+
+def test_a_node_on_which_looking_fails_is_not_told_to_be_dead(ray_cluster):
+    @ray.remote(num_cpus=0, max_retries=0)
+    def look():
+        raise ValueError("a bug")
+
+    with pytest.raises(CapriciousError, match=r"^node 10.0.0.1 cannot look: ValueError: a bug$"):
+        node_report._on_each({"0a1b": "10.0.0.1"}, lambda node: look.remote())

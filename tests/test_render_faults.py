@@ -76,6 +76,26 @@ def test_a_store_that_is_away_for_20_seconds_in_mid_run(store, bucket, museum, s
     assert_whole(start_job, out)
 
 
+def test_a_store_that_stays_away_costs_no_portrait(store, bucket, museum, start_job, monkeypatch):
+    upload(museum, bucket)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # our minute of patience is tested, not botocore's
+    out = str(museum / "sweeps")
+    job = start_job("render.py", *command(bucket, out))
+    while not (storage.exists(storage.join(out, PLAN)) and done_shards(read_plan(out))):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.1)
+    store.kill()
+    code, printed = finished(job)
+    last = printed.strip().splitlines()[-1]
+    assert code == 1 and last.startswith("error: the object store cannot be reached"), printed
+    assert "put that right and run the same command again" in last
+    assert len(done_shards(read_plan(out))) < PORTRAITS
+    store.start()
+    code, printed = finished(start_job("render.py", *command(bucket, out)))
+    assert code == 0, printed
+    assert_whole(start_job, out)
+
+
 class Moody(BaseHTTPRequestHandler):
     """Passes requests on to a store, but refuses every fifth and lets every third wait."""
 

@@ -46,14 +46,6 @@ def test_a_fault_of_the_machine_stops_the_shard_instead_of_rejecting_everything(
         outcomes(sources, do)
 
 
-def test_more_files_than_are_read_ahead_keep_their_order(tmp_path):
-    sources = []
-    for number in range(3 * ShardWorker.READ_AHEAD):
-        (tmp_path / str(number)).write_bytes(str(number).encode())
-        sources.append(Source(str(tmp_path / str(number))))
-    assert outcomes(sources, lambda source, data: data) == [str(n).encode() for n in range(len(sources))]
-
-
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -70,8 +62,8 @@ def test_what_is_meant_for_people_comes_back_from_ray_as_a_sentence(fault, told)
         def __init__(self):
             raise CapriciousError("the bundle is not complete")
 
-    row = Told(Failing, {})({"shard": [3]})
+    row = Told(Failing, {}, "")({"shard": [3]})
     assert row["shard"] == [3] and row["error"][0].startswith(told)
-    assert Told(Broken, {})({"shard": [4]}) == {"shard": [4], "error": ["the bundle is not complete"]}
+    assert Told(Broken, {}, "")({"shard": [4]}) == {"shard": [4], "error": ["the bundle is not complete"]}
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
-        Told(lambda: lambda batch: 1 / 0, {})({"shard": [5]})
+        Told(lambda: lambda batch: 1 / 0, {}, "")({"shard": [5]})

@@ -90,6 +90,38 @@ def test_spans(root):
         storage.read(uri, (200, 20))
 
 
+@pytest.mark.parametrize("first", [3, 10, 11, 100])
+def test_a_file_within_a_limit_and_one_that_is_larger(root, monkeypatch, first):
+    monkeypatch.setattr(storage, "FIRST", first)
+    uri = storage.join(root, "x")
+    storage.write_atomic(uri, b"0123456789")
+    assert storage.read_within(uri, 10) == storage.read_within(uri, 1000) == b"0123456789"
+    assert storage.read_within(uri, 9) is None
+    with pytest.raises(FileNotFoundError):
+        storage.read_within(storage.join(root, "gone"), 10)
+
+
+def test_of_a_file_that_is_too_large_little_is_read(root, monkeypatch):
+    monkeypatch.setattr(storage, "FIRST", 3)
+    uri = storage.join(root, "x")
+    storage.write_atomic(uri, b"0123456789")
+    fs, _ = storage.locate(uri)
+    read, lengths = fs.cat_file, []
+    monkeypatch.setattr(fs, "cat_file", lambda *args, **span: lengths.append(len(data := read(*args, **span))) or data)
+    assert storage.read_within(uri, 9) is None
+    assert sum(lengths) <= 4
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """As processes of two machines that share a disk and have the same number do."""
+    uri = str(tmp_path / "x")
+    with storage.atomic_writer(uri) as slow:
+        slow.write(b"slow")
+        storage.write_atomic(uri, b"fast")
+        assert storage.read(uri) == b"fast"
+    assert storage.read(uri) == b"slow" and storage.list_files(str(tmp_path)) == [uri]
+
+
 def test_many_at_once_give_each_its_bytes_or_its_error(root):
     uri = storage.join(root, "x")
     storage.write_atomic(uri, b"0123456789")

@@ -31,3 +31,7 @@ class Rejection(CapriciousError):
     def __reduce__(self) -> tuple[type["Rejection"], tuple[str, str, str]]:
         # Exception's own pickling would call __init__ with the joined message only; Ray pickles errors.
         return type(self), (self.stage, self.reason, self.detail)
+
+
+class StoreFault(OSError):
+    """A store that does not answer or lets nobody in: the fault of no single file, so going on would lose them all."""

@@ -14,7 +14,7 @@ from capricious.cluster.node_report import Needs
 from capricious.cluster.preflight import preflight, require
 from capricious.cluster.session import session
 from capricious.config import parse, resolved
-from capricious.errors import REMEDY, CapriciousError
+from capricious.errors import REMEDY, CapriciousError, StoreFault
 
 Config = TypeVar("Config")
 
@@ -81,7 +81,7 @@ def _exit_code(do: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, StoreFault):
             raise
         print(f"error: {error}; {REMEDY}", file=sys.stderr)
         return 1

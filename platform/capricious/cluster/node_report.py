@@ -139,7 +139,7 @@ def ask_nodes(needs: Needs) -> list[NodeReport]:
     """Asks every living node. URIs of `needs` mean the same everywhere: paths are absolute.
 
     Raises:
-        CapriciousError: a node does not answer.
+        CapriciousError: a node does not answer, or could not look.
     """
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     names = _names(nodes)
@@ -188,11 +188,14 @@ def _on_each(names: dict[str, str], ask: Callable[[str], ray.ObjectRef[Any]]) ->
     for node, answer in asked.items():
         try:
             answers[node] = ray.get(answer, timeout=PATIENCE_SECONDS), time.time()
+        except ray.exceptions.RayTaskError as error:  # it has answered
+            cause = error.cause
+            raise CapriciousError(f"node {names[node]} cannot look: {type(cause).__name__}: {cause}") from error
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError) as error:
             if node not in {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}:
                 continue
             raise CapriciousError(
-                f"node {names[node]} does not answer ({type(error).__name__}): see `ray status` and that node's "
-                "raylet.out; restart the node or remove it from the cluster"
+                f"node {names[node]} does not answer ({type(error).__name__}): can it reach what the job reads and "
+                "writes? Else see `ray status` and that node's raylet.out; restart it or remove it from the cluster"
             ) from error
     return answers

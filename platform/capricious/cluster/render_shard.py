@@ -6,7 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +26,7 @@ from capricious.errors import Rejection
 from capricious.model.bundle import DEFAULT, Bundle, load_bundle
 from capricious.render.content_credentials import ContentCredentials
 from capricious.render.deliverables import WHOLE, Deliverable
-from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
+from capricious.render.picture import Sitting, SweepResult, render_pictures
 from capricious.render.renderer import Renderer
 from capricious.render.scan import read_scan
 
@@ -89,7 +89,7 @@ class RenderShard(ShardWorker):
         return {"done": len(rows) - failed, "failed": failed}
 
     def each(
-        self, sources: Iterable[Source], do: Callable[[Source, SweepResult, bytes], Result]
+        self, sources: Sequence[Source], do: Callable[[Source, SweepResult, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
         """Renders each source and does something with its sweep; yields the result, or the row of a reject.
 
@@ -101,8 +101,7 @@ class RenderShard(ShardWorker):
                 yield source, found
                 continue
             waiting.append((source, *found))
-            pixels = sum(sitting.scan.srgb.size // 3 for _, sitting, _ in waiting)
-            if pixels > GROUP_PIXELS or sum(len(sitting.faces) for _, sitting, _ in waiting) >= FACES:
+            if self.one_by_one or _are_enough(waiting):
                 yield from self._together(waiting, do)
                 waiting = []
         if waiting:
@@ -186,6 +185,12 @@ class RenderShard(ShardWorker):
                 for written in writing:
                     written.result()
         return rows
+
+
+def _are_enough(waiting: list[Waiting]) -> bool:
+    """Says whether portraits should be rendered without waiting for others."""
+    pixels = sum(sitting.scan.srgb.size // 3 for _, sitting, _ in waiting)
+    return pixels > GROUP_PIXELS or sum(len(sitting.faces) for _, sitting, _ in waiting) >= FACES
 
 
 def read_bundle(uri: str) -> Bundle:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import cv2
 import ray.data
@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from capricious.annotate.stopwatch import Stopwatch
 from capricious.cluster import batch_metrics
+from capricious.cluster.begun import Begun, forget
 from capricious.cluster.plan import Plan
+from capricious.cluster.reading import Reader
 from capricious.data.collections import Source
 from capricious.data.collections.parts import read_part
 from capricious.data.records import reject_row
@@ -33,23 +35,25 @@ log = logging.getLogger(__name__)
 
 
 class ShardWorker:
-    """Base of what a Ray Data actor does with one shard of sources. Subclasses say what `do` one source means.
+    """Base of what a Ray Data actor does with one shard of sources. Subclasses say what `do` one source means."""
 
-    Reading runs ahead in threads while the actor computes, so that a slow store does not leave a CPU waiting.
-    """
-
-    READ_AHEAD = 8
     KIND = ""
     """What the job is called in its metrics."""
+    run = ""
+    """Names the run of the job to which the worker belongs; empty where it stands alone."""
+    one_by_one = False
+    """Whether the worker's forerunner died over this shard: who was it? Subclasses then put no pictures together."""
 
     def __init__(self, out: str):
         self.out = out
+        self.shard = -1
+        self.reader = Reader()
         self.stopwatch = Stopwatch()
         cv2.setNumThreads(1)  # an actor has one CPU; threads of many actors would wait for each other
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's entry: a batch is the number of one shard; returns its counts as a batch of one row."""
-        shard = int(batch["shard"][0])
+        shard = self.shard = int(batch["shard"][0])
         started = time.perf_counter()
         items = self.items(shard)
         counts = self.run_shard(shard, items)
@@ -73,26 +77,27 @@ class ShardWorker:
         return seconds
 
     def attempt(
-        self, sources: Iterable[Source], do: Callable[[Source, bytes], Result]
+        self, sources: Sequence[Source], do: Callable[[Source, bytes], Result]
     ) -> Iterator[tuple[Source, Result | dict[str, str]]]:
         """Reads each source and does it; yields its result, or its row for the rejects table."""
 
         def read_and_do(source: Source, data: Future[bytes]) -> Result:
             with self.stopwatch.stage("read"):
-                content = _content(data)
+                content = self.reader.content(source, data, sources)
             return do(source, content)
 
-        for source, data in self._read_ahead(sources):
+        for source, data in self._read(sources):
             yield source, tried(source.uri, read_and_do, source, data)
 
-    def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
-        waiting: deque[tuple[Source, Future[bytes]]] = deque()
-        with ThreadPoolExecutor(self.READ_AHEAD) as threads:
-            for source in sources:
-                waiting.append((source, threads.submit(source.read)))
-                if len(waiting) > self.READ_AHEAD:
-                    yield waiting.popleft()
-            yield from waiting
+    def _read(self, sources: Sequence[Source]) -> Iterator[tuple[Source, Future[bytes]]]:
+        """Reads ahead; but one by one, noting each, where a worker died over this shard."""
+        begun = Begun(self.out, self.shard, self.run)
+        self.one_by_one = bool(self.run) and begun.start()
+        if self.one_by_one:
+            yield from self.reader.ahead(map(begun.take, sources), count=0)
+            begun.put_down()
+        else:
+            yield from self.reader.ahead(sources)
 
 
 def tried(uri: str, do: Callable[..., Result], *arguments: Any) -> Result | dict[str, str]:
@@ -134,7 +139,8 @@ def tried_together(
 def bugs_as_rejections(uri: str) -> Iterator[None]:
     """Turns what nobody expected into the rejection of one picture: a bug must never take the others down.
 
-    Missing weights or a full disk are not this picture's fault: going on would reject all the others, too.
+    Missing weights, a full disk or a store that is away are not this picture's fault: going on would reject all the
+    others, too.
     """
     try:
         yield
@@ -146,27 +152,20 @@ def bugs_as_rejections(uri: str) -> Iterator[None]:
         raise Rejection("internal", type(error).__name__, detail) from error
 
 
-def _content(data: Future[bytes]) -> bytes:
-    try:
-        return data.result()
-    except FileNotFoundError as error:
-        raise Rejection("read", "not-found", "there is no such file") from error
-    except OSError as error:
-        raise Rejection("read", "unreadable", str(error)) from error
-
-
 class Told:
     """What Ray runs: a worker whose errors that are meant for people come back as text. Ray would bury their sentence
     under a page of its own, and hides their type.
 
     Args:
         worker, arguments: as of run_shards().
+        run: names the run.
     """
 
-    def __init__(self, worker: type[ShardWorker], arguments: dict[str, Any]):
+    def __init__(self, worker: type[ShardWorker], arguments: dict[str, Any], run: str):
         self._error = ""
         try:
             self._worker = worker(**arguments)
+            self._worker.run = run
         except CapriciousError as error:
             self._error = str(error)
 
@@ -216,7 +215,7 @@ def run_shards(
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would regret the bars
     done = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
         Told,
-        fn_constructor_args=(worker, arguments),
+        fn_constructor_args=(worker, arguments, uuid4().hex),
         batch_size=1,
         num_cpus=1,
         num_gpus=gpus,
@@ -234,3 +233,4 @@ def run_shards(
             left -= plan.size_of(row["shard"])
             batch_metrics.left(worker.KIND, left)
             bar.set_postfix(failed=failed)
+    forget(plan.out)

@@ -10,6 +10,7 @@ from typing import Any
 
 from capricious.cluster.ledger import Row, done_shards, planned, read_rows
 from capricious.cluster.plan import Plan, read_plan
+from capricious.cluster.reading import READ_AHEAD
 from capricious.cluster.session import worker_count
 from capricious.cluster.shards import ShardWorker, run_shards
 from capricious.data import storage
@@ -74,7 +75,7 @@ class VerifyShard(ShardWorker):
     def _files_problems(self, rows: list[Row]) -> list[str]:
         """Hashes every file of the ledger, and looks for files that it does not know."""
         done = [row for row in rows if row["status"] == "ok"]
-        with ThreadPoolExecutor(self.READ_AHEAD) as threads:
+        with ThreadPoolExecutor(READ_AHEAD) as threads:
             problems = [problem for problem in threads.map(self._file_problem, done) if problem]
             folders = sorted({row["file"].rpartition("/")[0] for row in done})
             listings = threads.map(lambda folder: _files(storage.join(self.out, folder)), folders)

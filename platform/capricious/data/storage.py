@@ -1,6 +1,7 @@
 """Files on a local disk or in an object store, by one name: a path or a URL such as ``s3://bucket/key``.
 
-Credentials and endpoints come from the environment alone (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …).
+Credentials and endpoints come from the environment alone (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …). All functions raise
+OSError as file systems do, and its kind StoreFault where the fault is not one file's but the store's.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import BinaryIO, cast
+from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from capricious.data.listing import files_below, keys_below
-from capricious.errors import CapriciousError
+from capricious.errors import CapriciousError, StoreFault
 
 SCHEMES = ("file", "s3")
-S3_ATTEMPTS = 12
-"""How often an object store is asked that does not answer or is busy: ever more patiently, for a minute in all."""
-
 BLOCK = 4 * 2**20
 """Bytes that one request to an object store fetches when a file is read from front to back."""
+
+FIRST = 32 * 2**20
+"""Bytes of a whole file that an object store is asked for at first; only of a larger file the size is asked."""
 
 
 @lru_cache(maxsize=16)
@@ -31,22 +33,13 @@ def _filesystem(scheme: str) -> fsspec.AbstractFileSystem:
         raise CapriciousError(f"cannot open {scheme}:// addresses; must be a path or one of {', '.join(SCHEMES)}")
     # A remembered listing would hide what other processes have written since, and grows with the collection.
     # fsspec's memory of instances ignores the environment: it would answer with the store of an earlier endpoint.
-    filesystem = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+    options = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
-        import s3fs  # not on a bare GPU machine, which trains from local files
+        # Imported here: a bare GPU machine, which trains from local files, has no s3fs.
+        from capricious.data.object_store import ObjectStore
 
-        filesystem.retries = S3_ATTEMPTS
-        s3fs.core.set_custom_error_handler(_may_pass)
-    return filesystem
-
-
-def _may_pass(error: Exception) -> bool:
-    """Says whether a store that answered so, or not at all, is worth asking again: it is busy, or being restarted."""
-    from botocore.exceptions import ClientError, ConnectionError, EndpointConnectionError, HTTPClientError
-
-    if isinstance(error, ClientError):
-        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, 500, 502, 503, 504)
-    return isinstance(error, ConnectionError | EndpointConnectionError | HTTPClientError)
+        return ObjectStore(**options)
+    return fsspec.filesystem(scheme, **options)
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -69,6 +62,12 @@ def join(uri: str, *parts: str) -> str:
 def absolute(uri: str) -> str:
     """Makes a local path absolute (workers have other working directories); leaves URLs alone."""
     return uri if "://" in uri else os.path.abspath(uri)
+
+
+def store_of(uri: str) -> str:
+    """Names what holds a file, ``s3://bucket``, so that files can be told to lie together; empty for the local disk."""
+    scheme, found, path = uri.partition("://")
+    return f"{scheme}://{path.partition('/')[0]}" if found and scheme != "file" else ""
 
 
 def list_files(uri: str) -> list[str]:
@@ -130,10 +129,29 @@ def read_at_most(uri: str, limit: int) -> bytes:
             return file.read(limit)
     try:
         return fs.cat_file(path, start=0, end=limit)
+    except StoreFault:
+        raise
     except OSError:
         if fs.size(path) == 0:  # of an empty object there is no range
             return b""
         raise
+
+
+def read_within(uri: str, limit: int) -> bytes | None:
+    """Reads a whole file unless it has more than `limit` bytes: then it returns None and has held little of it.
+
+    Raises:
+        OSError: as the file system does.
+    """
+    fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem):
+        with open(path, "rb") as file:
+            return file.read() if os.fstat(file.fileno()).st_size <= limit else None
+    start = read_at_most(uri, min(limit, FIRST) + 1)
+    if len(start) <= min(limit, FIRST):
+        return start
+    size = fs.size(path)
+    return start + read(uri, (len(start), size - len(start))) if size <= limit else None
 
 
 def read_many(places: Sequence[tuple[str, tuple[int, int] | None]]) -> list[bytes | OSError]:
@@ -144,6 +162,9 @@ def read_many(places: Sequence[tuple[str, tuple[int, int] | None]]) -> list[byte
 
     Returns:
         For each place its bytes, or the error that `read` would have raised.
+
+    Raises:
+        StoreFault: the fault is not one file's.
     """
     if not places:
         return []
@@ -161,6 +182,8 @@ def read_many(places: Sequence[tuple[str, tuple[int, int] | None]]) -> list[byte
             if isinstance(data, Exception):
                 raise data
             results[i] = data if span is None else _whole(data, uri, span)
+        except StoreFault:
+            raise
         except OSError as error:
             results[i] = error
     return results
@@ -204,7 +227,8 @@ def write_atomic(uri: str, data: bytes) -> None:
 
 @contextmanager
 def _replacing(path: str) -> Iterator[BinaryIO]:
-    partial = f"{path}.{os.getpid()}.partial"
+    # Not the process's number: it may be the same on two machines that share a disk, above all in containers.
+    partial = f"{path}.{uuid4().hex[:12]}.partial"
     try:
         with open(partial, "wb") as file:
             yield file

@@ -24,7 +24,7 @@ from capricious.data.collections.sidecars import read_ffhq, read_samples
 from capricious.data.collections.source import SOURCE_SCHEMA, Source
 from capricious.data.collections.table import LABELS_FILE, read_labelled, read_table
 from capricious.data.collections.tar import Tar
-from capricious.errors import CapriciousError
+from capricious.errors import CapriciousError, StoreFault
 
 __all__ = ["SOURCE_SCHEMA", "Kind", "Source", "read_collection"]
 
@@ -101,6 +101,8 @@ def _read_webdataset(folder: Files) -> Iterator[Source]:
 def _open_tar(uri: str, license_columns: Sequence[str]) -> Tar | OSError:
     try:
         return Tar(uri, license_columns)
+    except StoreFault:
+        raise
     except OSError as error:
         return error
 

@@ -25,24 +25,35 @@ class _Cursor:
 
     def __init__(self, uri: str, column: str):
         self._lock = threading.Lock()
-        self._column = column
-        self._file = pq.ParquetFile(storage.open_binary(uri), buffer_size=BUFFER, pre_buffer=False)
+        self._uri, self._column = uri, column
+        self._batches: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # first row → batch; the newest last
+        self._open()
+
+    def _open(self) -> None:
+        self._file = pq.ParquetFile(storage.open_binary(self._uri), buffer_size=BUFFER, pre_buffer=False)
         metadata = self._file.metadata
         self._starts = [0]
         for group in range(metadata.num_row_groups):
             self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
-        self._batches: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # first row → batch; the newest last
-        self._group = -1
+        self._group = -1  # none; that of the stream
         self._next = 0
         self._stream = iter(())
 
     def read(self, row: int) -> bytes | None:
         with self._lock:
-            while (batch := self._holding(row)) is None:
-                self._advance_towards(row)
+            try:
+                batch = self._batch_of(row)
+            except (pa.ArrowException, OSError):  # a stream that broke off is spent, and what broke it may have passed
+                self._open()
+                batch = self._batch_of(row)
         value = batch[1].column(0)[row - batch[0]].as_py()
         # "image.bytes" comes back as a struct of that one field
         return value.get(self._column.partition(".")[2]) if isinstance(value, dict) else value
+
+    def _batch_of(self, row: int) -> tuple[int, pa.RecordBatch]:
+        while (batch := self._holding(row)) is None:
+            self._advance_towards(row)
+        return batch
 
     def _holding(self, row: int) -> tuple[int, pa.RecordBatch] | None:
         for start, batch in self._batches.items():
@@ -59,7 +70,9 @@ class _Cursor:
             self._stream = self._file.iter_batches(
                 batch_size=BATCH, row_groups=[group], columns=[self._column], use_threads=False
             )
+        self._group = -1  # unless it comes, the stream has to be started anew
         batch = next(self._stream, None)
+        self._group = group
         if batch is None:
             raise OSError(f"row group {group} ends before row {row}")
         self._batches[self._next] = batch
@@ -79,7 +92,7 @@ def read_cell(uri: str, row: int, column: str) -> bytes:
 
     Raises:
         Rejection: the cell is empty.
-        OSError: the file is not there or is damaged.
+        OSError: the file is not there or is damaged, or could not be read twice.
     """
     try:
         with _cursors_lock:

@@ -14,7 +14,7 @@ from capricious.data.collections.files import Checklist, Files, suffix
 from capricious.data.collections.labels import LABEL_COLUMNS, row_attributes, row_license
 from capricious.data.collections.source import Source
 from capricious.data.collections.table import row_source
-from capricious.errors import CapriciousError
+from capricious.errors import CapriciousError, StoreFault
 
 PICTURE_COLUMNS = ("image", "bytes")
 ADDRESS_COLUMNS = ("file", "uri")
@@ -50,6 +50,8 @@ def _read_tables(files: Files, tables: list[str]) -> Iterator[Source]:
                     row += 1
                     if source is not None:
                         yield source
+        except StoreFault:
+            raise
         except (pa.ArrowException, OSError) as error:
             yield files.source(table).refuse("bad-parquet", f"its rows from {row} on cannot be read: {error}")
     for name in checklist.unticked():

@@ -15,7 +15,7 @@ from capricious.errors import Rejection
 from capricious.faces.attributes import Attributes
 
 MAX_BYTES = 512 * 2**20
-"""A larger file is rejected unread: eight are read ahead at the same time."""
+"""A larger file is rejected unread: several are in memory at the same time."""
 
 UNKNOWN = Attributes()
 _LABELS = tuple(field.name for field in fields(Attributes))
@@ -87,15 +87,17 @@ class Source:
         if self.refused is not None:
             raise Rejection(*self.refused)
         if self.row is not None and self.column is not None:
-            return read_cell(self.container, self.row, self.column)
+            data = read_cell(self.container, self.row, self.column)
+            _check_size(len(data), limit)
+            return data
         if web.is_url(self.uri):
             return web.fetch(self.uri, web.AllowedHosts.from_environment(self.host), limit)
         if self.span is not None:
             _check_size(self.span[1], limit)
             return storage.read(self.container, self.span)
-        data = storage.read_at_most(self.uri, limit + 1)
-        _check_size(len(data), limit)
-        return data
+        if (content := storage.read_within(self.uri, limit)) is None:
+            raise _too_large(limit)
+        return content
 
     def known(self, labels: Attributes, license: str = "") -> Source:
         """Returns the source with labels and, where there is one, a license."""
@@ -123,4 +125,8 @@ class Source:
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
-        raise Rejection("read", "too-many-bytes", f"the file has more than {limit} bytes; make it smaller")
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> Rejection:
+    return Rejection("read", "too-many-bytes", f"the file has more than {limit} bytes; make it smaller")
