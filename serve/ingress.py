@@ -57,6 +57,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         403: "Batches are off.",
         404: "No such batch.",
         408: "The upload took too long.",
+        409: "The output of the batch is in use, or somebody else's.",
         413: "The upload is too large.",
         415: "Not a picture format, or not the right kind of body.",
         422: "No usable face, a picture that cannot be read, or a parameter out of its range.",

@@ -94,7 +94,7 @@ def test_a_request_that_arrives_twice_is_one_batch(service):
     url, folder = service
     asked = {"source": f"{folder}/collection", "out": f"{folder}/out/three", "ages": "30"}
     with Client(url, TOKENS["anna"]) as anna, Client(url, TOKENS["ben"]) as ben:
-        anna.cancel_batch(submitted(anna, folder, "three")["id"])  # the head node is up
+        anna.cancel_batch(submitted(anna, folder, "zero")["id"])  # the head node is up
 
         def post(caller: str, **changes: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {TOKENS[caller]}", "Idempotency-Key": "of a proxy's"}

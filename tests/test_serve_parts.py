@@ -1,7 +1,6 @@
 """Parts of the service against their definitions: gates, places, caches, and forward passes that callers share."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +16,9 @@ from capricious.model.bundle import load_bundle
 from capricious.render.renderer import Renderer
 from capricious.render.sweep import Sweep
 from serve.arguments import PortraitArguments
-from serve.batches import Batches
 from serve.caching import SizedCache
 from serve.gates import Rate, tokens_from_environment
 from serve.places import Prefix, check_place
-from serve.problems import Problem
-from serve.schemas import BatchRequest
 from serve.shared_chunks import SharedChunkRenderer
 
 
@@ -205,21 +201,3 @@ def test_all_other_places_are_refused(place):
 def test_an_operator_cannot_allow_what_leads_into_the_private_network_or_means_nothing(prefix):
     with pytest.raises(ValidationError, match="an address must"):
         PortraitArguments(bundle="bundle", batch_prefixes=f"s3://museum/, {prefix}")
-
-
-@pytest.mark.parametrize("key", [None, "of a proxy's"])
-def test_a_job_server_that_takes_no_jobs_yet_is_a_503_and_no_bug_of_ours(key, tmp_path):
-    def submit_job(**job):
-        raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again")
-
-    def get_job_info(job):
-        raise ConnectionError("Failed to connect to Ray at address")
-
-    batches = Batches(PortraitArguments(batch_prefixes=f"{tmp_path}/"))
-    batches._client = SimpleNamespace(submit_job=submit_job, get_job_info=get_job_info)
-    with pytest.raises(Problem) as caught:
-        batches.submit(BatchRequest(source=f"{tmp_path}/in", out=f"{tmp_path}/out"), "anna", key)
-    assert caught.value.status_code == 503 and caught.value.reason == "no-job-server"
-    with pytest.raises(Problem) as caught:
-        batches.status("render-1", "anna")
-    assert caught.value.status_code == 503
