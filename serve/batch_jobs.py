@@ -20,6 +20,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from capricious.cluster.ledger import done_shards, portraits
 from capricious.cluster.plan import PLAN, Plan, read_plan
+from capricious.cluster.publish import REPORT
 from capricious.data import storage
 from capricious.render.sweep import Sweep
 from serve.arguments import PortraitArguments
@@ -34,6 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 """The repository: what the job gets as its working directory."""
 
 WRITABLE = ("", "s3")
+
+SOME_FAILED = 3
+"""Exit code of jobs/render.py where some pictures failed, as in any large collection."""
 
 GOING_ON = (JobStatus.PENDING, JobStatus.RUNNING)
 
@@ -133,14 +137,18 @@ class Batches:
         details = self._details(batch, caller)
         place = details.metadata
         plan = _plan(place["out"], caller)
+        status, message = details.status.value.lower(), details.message or ""
+        if details.driver_exit_code == SOME_FAILED:  # what Ray calls failed
+            status, message = "succeeded", "some pictures could not be rendered; the results say which, and why"
         return BatchBody(
             id=batch,
-            status=details.status.value.lower(),
-            message=details.message or "",
+            status=status,
+            message=message,
             source=place["source"],
             out=place["out"],
             pictures=plan and plan.pictures,
             done=sum(plan.size_of(shard) for shard in done_shards(plan)) if plan else 0,
+            failed=_failed(plan) if plan and status == "succeeded" else None,
         )
 
     def results(self, batch: str, caller: str) -> Iterator[bytes]:
@@ -192,6 +200,11 @@ class Batches:
 def _digest(caller: str, key: str) -> str:
     """Names the batch of a caller's key; two callers may use the same."""
     return hashlib.sha256(json.dumps([caller, key]).encode()).hexdigest()[:12]
+
+
+def _failed(plan: Plan) -> int:
+    """Returns how many pictures of a finished batch failed, from its report."""
+    return json.loads(storage.read(storage.join(plan.out, REPORT)))["failed"]
 
 
 def _plan(out: str, caller: str) -> Plan | None:

@@ -9,6 +9,8 @@ from ray.job_submission import JobStatus
 
 from capricious.cluster import ledger
 from capricious.cluster.plan import BatchConfig, make_plan
+from capricious.cluster.publish import REPORT
+from capricious.data import storage
 from capricious.errors import Rejection
 from serve.arguments import PortraitArguments
 from serve.batch_jobs import Batches
@@ -61,6 +63,7 @@ def rendered(folder: Path, out: str = "out/anna") -> None:
     """Leaves what a job would, all of it failed."""
     plan = make_plan(BatchConfig(source=f"{folder}/in", out=f"{folder}/{out}"), {"products": ["sheet"]}, 1)
     why = Rejection("detect", "no-face", "of no concern to others")
+    storage.write_atomic(f"{plan.out}/{REPORT}", b'{"failed": 1}')
     for shard in range(plan.shards):
         sources = [source for source, _ in ledger.planned(plan, shard)]
         rows = [row for source in sources for row in ledger.rows_of(plan, source, "failed", 1, why)]
@@ -93,6 +96,19 @@ def test_nobody_reads_or_writes_the_output_of_another(batches, server, tmp_path)
 def test_the_output_of_a_job_that_was_started_by_hand_is_no_callers(batches, tmp_path):
     rendered(tmp_path)
     assert reason(batches.submit, request(tmp_path), "anna") == (409, "out-taken")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "status", "failed"), [(0, "succeeded", 1), (3, "succeeded", 1), (1, "failed", None)]
+)
+def test_a_batch_of_which_some_pictures_failed_has_succeeded(batches, server, tmp_path, exit_code, status, failed):
+    id = batches.submit(request(tmp_path), "anna").id
+    assert batches.status(id, "anna").failed is None
+    rendered(tmp_path)
+    server.end(id, exit_code)
+    body = batches.status(id, "anna")
+    assert (body.status, body.done, body.failed) == (status, 1, failed)
+    assert ("exit code" in body.message) == (exit_code != 3)  # Ray's message ends in a page of the log
 
 
 @pytest.mark.parametrize("out", ["out/anna", "out/anna/more", "out"])

@@ -76,7 +76,7 @@ def test_a_batch_is_rendered_and_its_ledger_tells_all(service):
             assert time.monotonic() < deadline, batch
             time.sleep(2)
             batch = anna.batch(batch["id"])
-        assert (batch["pictures"], batch["done"]) == (2, 2), batch
+        assert (batch["status"], batch["pictures"], batch["done"], batch["failed"]) == ("succeeded", 2, 2, 1), batch
         rows = anna.batch_results(batch["id"])
         statuses = {(Path(row["uri"]).name, row["status"]) for row in rows}
         assert statuses == {("astronaut.jpg", "ok"), ("letter.jpg", "failed")}
