@@ -98,6 +98,7 @@ class Batches:
             "--smiles": asked.smiles,
             "--emotions": asked.emotions,
             "--limit": str(asked.limit),
+            "--only-below": ",".join(map(str, self.arguments.prefixes)),
         }
         # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.
         return shlex.join(

@@ -1,6 +1,7 @@
 """Batches against a job server that is played: whose an output is, what is refused, and what is told of a job."""
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ from ray.job_submission import JobStatus
 from capricious.cluster import ledger
 from capricious.cluster.plan import BatchConfig, make_plan
 from capricious.cluster.publish import REPORT
+from capricious.cluster.render_config import RenderConfig
+from capricious.config import parse
 from capricious.data import storage
 from capricious.errors import Rejection
 from serve.arguments import PortraitArguments
@@ -109,6 +112,15 @@ def test_a_batch_of_which_some_pictures_failed_has_succeeded(batches, server, tm
     body = batches.status(id, "anna")
     assert (body.status, body.done, body.failed) == (status, 1, failed)
     assert ("exit code" in body.message) == (exit_code != 3)  # Ray's message ends in a page of the log
+
+
+def test_the_job_is_told_where_it_may_read(batches, server, tmp_path):
+    batches.submit(request(tmp_path), "anna")
+    (job,) = server.jobs.values()
+    words = shlex.split(job.entrypoint)
+    assert words[words.index("--only-below") + 1] == f"{tmp_path}/"
+    config = parse(RenderConfig, words[2:], description="").config
+    assert (config.out, config.only_below) == (f"{tmp_path}/out/anna", f"{tmp_path}/")
 
 
 @pytest.mark.parametrize("out", ["out/anna", "out/anna/more", "out"])

@@ -182,12 +182,24 @@ def test_all_other_places_are_refused(place):
         check_place(place, ALLOWED)
 
 
+def test_a_link_leads_no_further_than_the_prefix(tmp_path):
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "private").mkdir()
+    (tmp_path / "allowed/link").symlink_to(tmp_path / "private")
+    (tmp_path / "prefix").symlink_to(tmp_path / "allowed")
+    allowed = [Prefix.parse(f"{tmp_path}/prefix")]
+    assert check_place(f"{tmp_path}/prefix/new", allowed)
+    with pytest.raises(ValueError, match="must be below"):
+        check_place(f"{tmp_path}/prefix/link/new", allowed)
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
         "http://169.254.169.254/",
         "http://127.0.0.1:9000/",
         "http://[::1]/",
+        "http://[64:ff9b::a00:1]/",
         "http://2130706433/",
         "http://0x7f000001/",
         "http://localhost/x",
