@@ -4,14 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from model_tools import random_labels
 from pydantic import ValidationError
-from serve_tools import PHOTO, random_bundle, running
+from serve_tools import PHOTO, face, random_bundle, running
 
-from capricious.annotate.pose import pose_of
-from capricious.data.records import Face
 from capricious.errors import ConfigError
-from capricious.faces.attributes import Attributes
 from capricious.model.bundle import load_bundle
 from capricious.render.renderer import Renderer
 from capricious.render.sweep import Sweep
@@ -20,24 +16,6 @@ from serve.caching import SizedCache
 from serve.gates import Rate, tokens_from_environment
 from serve.places import Prefix, check_place
 from serve.shared_chunks import SharedChunkRenderer
-
-
-def face(seed: int) -> Face:
-    draw = np.random.default_rng(seed)
-    landmarks = draw.uniform(0, 64, (68, 2)).astype(np.float32)
-    return Face(
-        image=draw.integers(0, 256, (64, 64, 3), np.uint8),
-        label_map=random_labels(1, 64, seed)[0].numpy(),
-        landmarks=landmarks,
-        quad=np.float32([[0, 0], [0, 64], [64, 64], [64, 0]]),
-        attributes=Attributes(age=20.0 + seed),
-        attribute_source={},
-        detection_score=1.0,
-        landmark_score=1.0,
-        pose=pose_of(landmarks),
-        resolution_score=1.0,
-        inside_score=1.0,
-    )
 
 
 @pytest.fixture(scope="module")
