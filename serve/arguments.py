@@ -41,7 +41,9 @@ class PortraitArguments(BaseModel):
         detector, landmarks: backends, as in AnnotatorConfig.
         batch_prefixes: where batches may read and write, separated by commas: s3://museum/, /data/portraits,
             https://iiif.museum.org/. Empty: no batches.
-        jobs_address: of the cluster's job server, which batches are submitted to.
+        batch_workers: Ray actors of a batch, a CPU each: of those that the service itself leaves free.
+        max_batches: of all callers at once; beyond that the answer is 429. Each is 0.5 GB on the head node.
+        jobs_address: of the cluster's job server, which batches are submitted to. Only the head node has one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +75,8 @@ class PortraitArguments(BaseModel):
     detector: str = "auto"
     landmarks: str = "auto"
     batch_prefixes: str = ""
+    batch_workers: int = Field(1, ge=1)
+    max_batches: int = Field(4, ge=1)
     jobs_address: str = "http://127.0.0.1:8265"
 
     @field_validator("batch_prefixes")

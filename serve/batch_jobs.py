@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import secrets
 import shlex
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -31,13 +33,15 @@ from serve.schemas import BatchBody, BatchRequest
 
 log = logging.getLogger("ray.serve")
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The repository: what the job gets as its working directory."""
+ABOVE = Path(__file__).resolve().parents[1]
+"""The repository; or, where the package is installed, a folder that is none of ours."""
 
 WRITABLE = ("", "s3")
 
 SOME_FAILED = 3
 """Exit code of jobs/render.py where some pictures failed, as in any large collection."""
+
+LATER = {"Retry-After": "60"}
 
 GOING_ON = (JobStatus.PENDING, JobStatus.RUNNING)
 
@@ -68,12 +72,14 @@ class Batches:
                 detail = "this Idempotency-Key was used for another batch; choose a new one"
                 raise Problem(422, "key-used", detail, stage="batch")
             return self.status(job, caller)
-        self._take(asked.out, caller)
+        going_on = self._going_on()
+        self._check_capacity(len(going_on))
+        self._take(asked.out, caller, going_on)
         try:
             client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=job,
-                runtime_env={"working_dir": str(ROOT)},
+                runtime_env={"working_dir": str(ABOVE)} if _is_checkout() else {},
                 metadata={"caller": caller, "source": asked.source, "out": asked.out},
             )
         except (ConnectionError, RuntimeError) as error:  # the head node's agent is not up yet, say
@@ -98,17 +104,29 @@ class Batches:
             "--smiles": asked.smiles,
             "--emotions": asked.emotions,
             "--limit": str(asked.limit),
+            "--workers": str(self.arguments.batch_workers),
             "--only-below": ",".join(map(str, self.arguments.prefixes)),
         }
+        program = ["jobs/render.py"] if _is_checkout() else ["-m", "capricious", "render"]
         # The interpreter of this replica has the packages; the one that PATH finds on the head node may not.
-        return shlex.join(
-            [sys.executable, "jobs/render.py", *(word for flag, value in flags.items() for word in (flag, value))]
-        )
+        return shlex.join([sys.executable, *program, *chain.from_iterable(flags.items())])
 
-    def _take(self, out: str, caller: str) -> None:
+    def _check_capacity(self, count: int) -> None:
+        """Refuses one more batch than `count` where it would be too many, or never begin."""
+        if count >= (most := self.arguments.max_batches):
+            detail = f"{count} batches are under way, allowed are {most}; try again when one of them has ended"
+            raise Problem(429, "too-many-batches", detail, stage="batch", allowed=most, headers=LATER)
+        if _free_cpus() < 1:
+            detail = (
+                "the service and what else runs have all CPUs of the cluster, so a batch would never begin; try again "
+                "later, add CPUs, or give the service fewer replicas"
+            )
+            raise Problem(503, "no-cpus", detail, stage="batch", headers=LATER)
+
+    def _take(self, out: str, caller: str, going_on: list[JobDetails]) -> None:
         """Sees to it that an output is written by one batch at a time, and all of them this caller's."""
         place = Prefix.parse(out)
-        for job in self._going_on():
+        for job in going_on:
             theirs = Prefix.parse(job.metadata["out"])
             if theirs.holds(place) or place.holds(theirs):
                 detail = f"a batch is writing to {out}; wait until it has ended, stop it, or choose another out"
@@ -196,6 +214,15 @@ class Batches:
                 detail = f"the cluster's job server does not answer at {self.arguments.jobs_address}, or not to us"
                 raise Problem(503, "no-job-server", detail, stage="batch") from error
         return self._client
+
+
+def _is_checkout() -> bool:
+    """Says whether the code has to travel with the job, because it is installed nowhere."""
+    return (ABOVE / "platform" / "capricious").is_dir()
+
+
+def _free_cpus() -> float:
+    return ray.available_resources().get("CPU", 0.0) if ray.is_initialized() else math.inf
 
 
 def _digest(caller: str, key: str) -> str:

@@ -15,6 +15,7 @@ from capricious.cluster.render_config import RenderConfig
 from capricious.config import parse
 from capricious.data import storage
 from capricious.errors import Rejection
+from serve import batch_jobs
 from serve.arguments import PortraitArguments
 from serve.batch_jobs import Batches
 from serve.problems import Problem
@@ -120,7 +121,27 @@ def test_the_job_is_told_where_it_may_read(batches, server, tmp_path):
     words = shlex.split(job.entrypoint)
     assert words[words.index("--only-below") + 1] == f"{tmp_path}/"
     config = parse(RenderConfig, words[2:], description="").config
-    assert (config.out, config.only_below) == (f"{tmp_path}/out/anna", f"{tmp_path}/")
+    assert (config.out, config.only_below, config.workers) == (f"{tmp_path}/out/anna", f"{tmp_path}/", 1)
+    assert words[1] == "jobs/render.py" and Path(job.runtime_env["working_dir"], words[1]).is_file()
+
+
+def test_where_the_package_is_installed_nothing_is_uploaded(batches, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_jobs, "ABOVE", tmp_path)  # site-packages, or a home with secrets in it
+    batches.submit(request(tmp_path), "anna")
+    (job,) = server.jobs.values()
+    assert shlex.split(job.entrypoint)[1:4] == ["-m", "capricious", "render"] and job.runtime_env == {}
+
+
+def test_no_more_batches_are_taken_than_the_cluster_bears(batches, server, tmp_path, monkeypatch):
+    ids = [batches.submit(request(tmp_path, f"out/{number}"), "anna", f"{number}").id for number in range(4)]
+    for caller in ("anna", "ben"):
+        assert reason(batches.submit, request(tmp_path, "out/4"), caller) == (429, "too-many-batches")
+    assert batches.submit(request(tmp_path, "out/0"), "anna", "0").id == ids[0]  # asked again, it is no further one
+    server.end(ids[0], 0)
+    monkeypatch.setattr(batch_jobs, "_free_cpus", lambda: 0.0)
+    assert reason(batches.submit, request(tmp_path, "out/4"), "anna") == (503, "no-cpus")
+    monkeypatch.setattr(batch_jobs, "_free_cpus", lambda: 1.0)
+    assert batches.submit(request(tmp_path, "out/4"), "anna").status == "running"
 
 
 @pytest.mark.parametrize("out", ["out/anna", "out/anna/more", "out"])
