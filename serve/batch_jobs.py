@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from capricious.cluster.ledger import done_shards, portraits
+from capricious.cluster.ledger import Row, done_shards, read_rows
 from capricious.cluster.plan import PLAN, Plan, read_plan
 from capricious.cluster.publish import REPORT
 from capricious.data import storage
@@ -171,10 +171,9 @@ class Batches:
         )
 
     def results(self, batch: str, caller: str) -> Iterator[bytes]:
-        """Returns the rows of the ledger so far as JSON lines; they are read while they are sent."""
+        """Returns the rows of the ledger so far as JSON lines, a shard at a time, read as they are sent."""
         plan = _plan(self._details(batch, caller).metadata["out"], caller)
-        rows = chain.from_iterable(portraits(plan.out, done_shards(plan))) if plan else iter(())
-        return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+        return (_lines(read_rows(plan.out, shard)) for shard in done_shards(plan)) if plan else iter(())
 
     def cancel(self, batch: str, caller: str) -> BatchBody:
         """Stops a batch, unless it has ended."""
@@ -223,6 +222,10 @@ def _is_checkout() -> bool:
 
 def _free_cpus() -> float:
     return ray.available_resources().get("CPU", 0.0) if ray.is_initialized() else math.inf
+
+
+def _lines(rows: list[Row]) -> bytes:
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 def _digest(caller: str, key: str) -> str:

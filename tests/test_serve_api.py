@@ -173,7 +173,7 @@ def test_the_client_raises_problems(service, url):
     with pytest.raises(ServiceProblem) as caught:
         list(service.stream(b"Dear museum"))
     assert caught.value.stage == "decode"
-    with Client("http://127.0.0.1:9") as nobody, pytest.raises(ServiceProblem) as caught:
+    with Client("http://127.0.0.1:9", patience=0) as nobody, pytest.raises(ServiceProblem) as caught:
         nobody.bundle()
     assert (caught.value.status, caught.value.reason) == (0, "no-answer")
 

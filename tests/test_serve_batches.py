@@ -77,7 +77,7 @@ def test_a_batch_is_rendered_and_its_ledger_tells_all(service):
             time.sleep(2)
             batch = anna.batch(batch["id"])
         assert (batch["status"], batch["pictures"], batch["done"], batch["failed"]) == ("succeeded", 2, 2, 1), batch
-        rows = anna.batch_results(batch["id"])
+        rows = list(anna.batch_results(batch["id"]))
         statuses = {(Path(row["uri"]).name, row["status"]) for row in rows}
         assert statuses == {("astronaut.jpg", "ok"), ("letter.jpg", "failed")}
         for row in rows:
@@ -85,7 +85,7 @@ def test_a_batch_is_rendered_and_its_ledger_tells_all(service):
                 assert (folder / "out/one" / row["file"]).is_file()
         for look in (ben.batch, ben.batch_results, ben.cancel_batch):  # another's is as good as none
             with pytest.raises(ServiceProblem) as caught:
-                look(batch["id"])
+                list(look(batch["id"]))
             assert (caught.value.status, caught.value.reason) == (404, "no-such-batch")
 
 
