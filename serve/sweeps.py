@@ -19,9 +19,10 @@ from capricious.faces.attributes import Attributes
 from capricious.faces.image import QUICK, encode
 from capricious.model.bundle import strength_of
 from capricious.model.learnt import Learnt
+from capricious.render.captions import caption, column_labels, look_label
 from capricious.render.composite import AS_THE_BUNDLE_ASKS
 from capricious.render.picture import FRAME_SECONDS, SweepResult
-from capricious.render.provenance import NOTICE, known
+from capricious.render.provenance import known
 from capricious.render.renderer import fit
 from capricious.render.scan import Scan, read_scan
 from capricious.render.sheet import contact_sheet, gif
@@ -177,13 +178,11 @@ def sheet(result: SweepResult, composite: Composite) -> bytes:
         return result.sheet()
     small = result.preview(512)
     ages = small.sweep.ages or (None,)
-    rows, names = [], []
-    for look in small.sweep.looks():
-        variants = [small.sweep.at(age, look) for age in ages]
-        rows.append([small.picture, *(small.painting(variant.name).srgb for variant in variants)])
-        names.append(look.name.replace("_", ", ").replace("-", " "))
-    columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
-    return result.stamped(encode(contact_sheet(rows, names, columns, caption=NOTICE), "png", compression=QUICK))
+    looks = small.sweep.looks()
+    rows = [[small.picture, *(small.painting(small.sweep.at(age, look).name).srgb for age in ages)] for look in looks]
+    columns, below = column_labels(small.sweep, small.extrapolated), caption(small.extrapolated)
+    drawn = contact_sheet(rows, list(map(look_label, looks)), columns, caption=below)
+    return result.stamped(encode(drawn, "png", compression=QUICK))
 
 
 def animation(result: SweepResult, composite: Composite) -> bytes:
