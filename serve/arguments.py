@@ -1,8 +1,8 @@
 """What `serve run serve.app:portrait key=value …` takes."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from capricious.model.bundle import DEFAULT
 from capricious.render.sweep import MAX_VARIANTS
@@ -32,6 +32,8 @@ class PortraitArguments(BaseModel):
         upload_timeout_s: seconds that an upload may take.
         max_upload_mb: larger uploads are refused while they arrive.
         max_megapixels: larger pictures are refused before they are decoded.
+        max_megapixels_at_once: of all pictures that one ingress holds decoded; beyond that the answer is 429. One takes
+            3 MB, with 16 bits a channel 9 MB, and as much again while a file is made of it.
         max_variants: of one sweep, the source included.
         max_faces: faces annotated per picture, largest first; 0 for all.
         rate_per_minute: requests of one token (of one address where there are no tokens); 0 for no limit.
@@ -39,7 +41,9 @@ class PortraitArguments(BaseModel):
         detector, landmarks: backends, as in AnnotatorConfig.
         batch_prefixes: where batches may read and write, separated by commas: s3://museum/, /data/portraits,
             https://iiif.museum.org/. Empty: no batches.
-        jobs_address: of the cluster's job server, which batches are submitted to.
+        batch_workers: Ray actors of a batch, a CPU each: of those that the service itself leaves free.
+        max_batches: of all callers at once; beyond that the answer is 429. Each is 0.5 GB on the head node.
+        jobs_address: of the cluster's job server, which batches are submitted to. Only the head node has one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +67,7 @@ class PortraitArguments(BaseModel):
     upload_timeout_s: float = Field(60, gt=0)
     max_upload_mb: int = Field(32, ge=1)
     max_megapixels: int = Field(64, ge=1)
+    max_megapixels_at_once: int = Field(256, ge=1)
     max_variants: int = Field(64, ge=2, le=MAX_VARIANTS)
     max_faces: int = Field(8, ge=0)
     rate_per_minute: float = Field(0, ge=0)
@@ -70,6 +75,8 @@ class PortraitArguments(BaseModel):
     detector: str = "auto"
     landmarks: str = "auto"
     batch_prefixes: str = ""
+    batch_workers: int = Field(1, ge=1)
+    max_batches: int = Field(4, ge=1)
     jobs_address: str = "http://127.0.0.1:8265"
 
     @field_validator("batch_prefixes")
@@ -78,6 +85,12 @@ class PortraitArguments(BaseModel):
         for prefix in _listed(text):
             Prefix.parse(prefix)
         return text
+
+    @model_validator(mode="after")
+    def _one_picture_has_room(self) -> Self:
+        if self.max_megapixels_at_once < self.max_megapixels:
+            raise ValueError("max_megapixels_at_once must not be less than max_megapixels, which one picture may have")
+        return self
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:

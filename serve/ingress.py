@@ -19,6 +19,7 @@ from capricious.data.records import Face
 from capricious.faces.attributes import EMOTIONS, GLASSES, MAX_AGE
 from capricious.faces.image import QUICK, encode
 from capricious.faces.label_map import CLASSES
+from capricious.render.picture import SweepResult
 from capricious.render.provenance import known
 from capricious.render.samples import samples
 from capricious.render.sweep import GENDERS
@@ -30,6 +31,7 @@ from serve.gates import READY, Admission, CallerGate, DoorGate, Rate, UploadGate
 from serve.pipeline import Annotated as AnnotatedPicture
 from serve.pipeline import Pipeline
 from serve.problems import MEDIA_TYPE, Problem, ProblemBody, answer_problems
+from serve.room import Room, RoomGate
 from serve.schemas import (
     MEDIA_TYPES,
     AnnotationBody,
@@ -57,6 +59,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         403: "Batches are off.",
         404: "No such batch.",
         408: "The upload took too long.",
+        409: "The output of the batch is in use, or somebody else's.",
         413: "The upload is too large.",
         415: "Not a picture format, or not the right kind of body.",
         422: "No usable face, a picture that cannot be read, or a parameter out of its range.",
@@ -87,6 +90,7 @@ def application(
         redoc_url=None,
     )
     # The last one is the first that a request meets.
+    app.add_middleware(RoomGate, room=Room(arguments.max_megapixels_at_once * 1_000_000, arguments.retry_after_s))
     app.add_middleware(UploadGate, max_bytes=arguments.max_upload_mb * 2**20, seconds=arguments.upload_timeout_s)
     app.add_middleware(CallerGate, tokens=tokens, rate=Rate(arguments.rate_per_minute, arguments.burst))
     app.add_middleware(DoorGate, admission=admission, retry_after_s=arguments.retry_after_s)
@@ -168,7 +172,8 @@ class Portraits:
 
     async def bundle(self) -> BundleBody:
         """The model, what it can be asked for, and the limits of this service."""
-        facts = await self.pipeline.facts()
+        async with asyncio.timeout(self.arguments.timeout_s):
+            facts = await self.pipeline.facts()
         limits = LimitsBody(**{name: getattr(self.arguments, name) for name in LimitsBody.model_fields})
         return BundleBody(
             sha256=facts.sha256,
@@ -188,7 +193,9 @@ class Portraits:
             annotated = await self._annotated(data, name)
             return await asyncio.to_thread(_annotation_body, data, annotated)
 
-    async def sweep(self, form: Annotated[SweepRequest, Form(media_type="multipart/form-data")]) -> Response:
+    async def sweep(
+        self, request: Request, form: Annotated[SweepRequest, Form(media_type="multipart/form-data")]
+    ) -> Response:
         """Re-renders the faces of a picture in many variants."""
         sweep = form.sweep()
         if (count := len(sweep.variants())) > (most := self.arguments.max_variants):
@@ -196,20 +203,16 @@ class Portraits:
             raise Problem(422, "too-many-variants", detail, found=count, allowed=most)
         data, name = await _read(form.file)
         composite: Composite = form.composite or ("face" if form.format == "sheet" else "painting")
+        painting = composite == "painting" or form.format == "sheet"
         deadline = asyncio.get_running_loop().time() + self.arguments.timeout_s
         async with asyncio.timeout_at(deadline):
-            begun = await sweeps.begin(
-                self.pipeline,
-                await self._annotated(data, name),
-                data,
-                name,
-                sweep,
-                painting=composite == "painting" or form.format == "sheet",
-                sitter_age=form.sitter_age,
-                preview=form.preview,
-                deadline=deadline,
-            )
+            annotated = await self._annotated(data, name)
+            if painting:
+                request.state.room.take(annotated.pixels)
+            begun = await sweeps.begin(self.pipeline, annotated, data, sweep, form.sitter_age, deadline)
             rendered = await sweeps.admitted(begun.groups())
+            if painting:
+                await begun.see(data, name, form.preview)
             if form.format in ("ndjson", "multipart"):
                 return _stream(form, begun, rendered, composite)
             async for _ in rendered:
@@ -223,35 +226,25 @@ class Portraits:
         sweep = form.sweep()
         variant = sweep.variants()[-1]
         data, name = await _read(form.file)
-        facts = await self.pipeline.facts()
-        asked = form.model_dump(exclude={"file"})
-        etag = _etag(data, {**asked, **self._making, "bundle": facts.sha256})
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-        if etag in _etags(request.headers.get("if-none-match", "")):
-            return Response(status_code=304, headers=headers)
         deadline = asyncio.get_running_loop().time() + self.arguments.timeout_s
         async with asyncio.timeout_at(deadline):
+            facts = await self.pipeline.facts()
+            asked = form.model_dump(exclude={"file"})
+            etag = _etag(data, {**asked, **self._making, "bundle": facts.sha256})
+            headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+            if etag in _etags(request.headers.get("if-none-match", "")):
+                return Response(status_code=304, headers=headers)
             annotated = await self._annotated(data, name)
             if form.composite == "face" and form.face >= len(annotated.faces):
                 detail = f"face must be in 0…{len(annotated.faces) - 1} in this picture, found: {form.face}"
                 raise Problem(422, "no-such-face", detail, found=form.face, allowed=len(annotated.faces) - 1)
-            begun = await sweeps.begin(
-                self.pipeline,
-                annotated,
-                data,
-                name,
-                sweep,
-                painting=form.composite == "painting",
-                sitter_age=form.sitter_age,
-                deadline=deadline,
-            )
-            result = await begun.finished()
-            with metrics.stage("compose"):
-                if form.composite == "face":
-                    make = (result.crop_file, form.face, variant.name, form.picture_format)
-                    content = await asyncio.to_thread(*make)
-                else:
-                    content = await asyncio.to_thread(result.file, variant.name, form.picture_format)
+            if form.composite == "painting":
+                request.state.room.take(annotated.pixels)
+            begun = await sweeps.begin(self.pipeline, annotated, data, sweep, form.sitter_age, deadline)
+            await begun.finished()
+            if form.composite == "painting":
+                await begun.see(data, name)
+            content = await asyncio.to_thread(_picture, form, begun.result, variant.name)
         return Response(content, media_type=MEDIA_TYPES[form.picture_format], headers=headers)
 
     async def _annotated(self, data: bytes, name: str) -> AnnotatedPicture:
@@ -295,6 +288,13 @@ def _face_body(face: Face) -> FaceBody:
         image=base64.b64encode(encode(face.image, "png", compression=QUICK)).decode("ascii"),
         label_map=base64.b64encode(encode(face.label_map, "png")).decode("ascii"),
     )
+
+
+def _picture(form: RenderRequest, result: SweepResult, variant: str) -> bytes:
+    with metrics.stage("compose"):
+        if form.composite == "face":
+            return result.crop_file(form.face, variant, form.picture_format)
+        return result.file(variant, form.picture_format)
 
 
 def _stream(

@@ -29,6 +29,11 @@ class Annotated:
     height: int
     faces: tuple[Face, ...]
 
+    @property
+    def pixels(self) -> int:
+        """Of the picture."""
+        return self.width * self.height
+
 
 @dataclass(frozen=True)
 class Facts:

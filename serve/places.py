@@ -5,11 +5,13 @@ A caller's address must not make the cluster read its own disk, its own network,
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
+
+from capricious.data.collections import web
+from capricious.data.places import Places
 
 WEB = ("http", "https")
 SCHEMES = ("", "s3", *WEB)
@@ -61,14 +63,18 @@ class Prefix:
 
 
 def check_place(text: str, allowed: Sequence[Prefix], schemes: Sequence[str] = SCHEMES) -> str:
-    """Returns the address if a batch may go there. What answers later is not trusted either: a redirect to a host
-    that is not allowed is refused by the job itself (capricious.data.collections.web).
+    """Returns the address if a batch may go there. What is found there is not trusted either: the job itself refuses
+    a redirect to a host that is not allowed (capricious.data.collections.web), and pictures that a table names or a
+    link leads to elsewhere (cluster.render_config.Gate).
 
     Raises:
         ValueError: it may not; the message says what is allowed.
     """
     place = Prefix.parse(text)
-    if place.scheme not in schemes or not any(prefix.holds(place) for prefix in allowed):
+    within = any(prefix.holds(place) for prefix in allowed)
+    if not place.scheme and within:
+        within = Places([str(prefix) for prefix in allowed]).hold(text)  # with links followed
+    if place.scheme not in schemes or not within:
         usable = ", ".join(str(prefix) for prefix in allowed if prefix.scheme in schemes) or "nothing"
         raise ValueError(f"an address must be below {usable}; found: {text!r}")
     return text
@@ -78,8 +84,7 @@ def _is_private(host: str) -> bool:
     if host == "localhost" or host.endswith((".localhost", ".internal", ".local")):
         return True
     try:
-        address = ipaddress.ip_address(host)
+        return not web.is_public(host)
     except ValueError:
         # Integers and short forms such as 127.1 are addresses to many resolvers.
         return host.replace(".", "").isdecimal() or host.startswith("0x")
-    return not address.is_global

@@ -113,12 +113,15 @@ class BatchBody(BaseModel):
     """How a batch is getting on."""
 
     id: str = Field(examples=["render-1f0c2b9d4e6a"])
-    status: Literal["pending", "running", "stopped", "succeeded", "failed"] = Field(description="Of its job.")
-    message: str = Field(description="What the job server says; empty when there is nothing to say.")
+    status: Literal["pending", "running", "stopped", "succeeded", "failed"] = Field(
+        description="Of its job: succeeded when all has been tried, even if some pictures failed."
+    )
+    message: str = Field(description="What there is to say, in the job server's words or ours; or nothing.")
     source: str = Field(description="The collection.", examples=["s3://museum/portraits"])
     out: str = Field(description="Where results go.", examples=["s3://museum/sweeps"])
     pictures: int | None = Field(description="In the collection; null until it has been listed.", examples=[1200])
     done: int = Field(description="Pictures in the ledger so far.", examples=[340])
+    failed: int | None = Field(description="Pictures that failed; null until it has succeeded.", examples=[3])
 
 
 class FaceBody(BaseModel):

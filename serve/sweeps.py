@@ -19,9 +19,10 @@ from capricious.faces.attributes import Attributes
 from capricious.faces.image import QUICK, encode
 from capricious.model.bundle import strength_of
 from capricious.model.learnt import Learnt
+from capricious.render.captions import caption, column_labels, look_label
 from capricious.render.composite import AS_THE_BUNDLE_ASKS
 from capricious.render.picture import FRAME_SECONDS, SweepResult
-from capricious.render.provenance import NOTICE, known
+from capricious.render.provenance import known
 from capricious.render.renderer import fit
 from capricious.render.scan import Scan, read_scan
 from capricious.render.sheet import contact_sheet, gif
@@ -35,7 +36,7 @@ AT_ONCE = 2
 """Groups of one sweep that are under way: one is rendered while the next is on its way. More would push others back."""
 
 NO_PICTURE = Scan(np.zeros((1, 1, 3), np.uint8))
-"""Stands in where only faces are asked for: then the upload is not decoded a second time."""
+"""Stands in until the upload is decoded a second time, and for good where only faces are asked for."""
 
 
 def with_label(faces: Sequence[Face], sitter_age: float | None) -> tuple[Face, ...]:
@@ -49,11 +50,11 @@ def with_label(faces: Sequence[Face], sitter_age: float | None) -> tuple[Face, .
 
 
 class SweepInProgress:
-    """The sweep of one upload. `groups()` renders; the other methods make files of what is rendered so far.
+    """The sweep of one upload. `groups()` renders; `result` makes files of what is rendered so far, of whole pictures
+    once `see()` has decoded theirs.
 
     Args:
         sweep: what was asked for.
-        scan: the picture, or NO_PICTURE.
         faces: as annotated.
         facts: of the bundle.
         source_sha256: of the upload.
@@ -68,7 +69,6 @@ class SweepInProgress:
         pipeline: Pipeline,
         facts: Facts,
         sweep: Sweep,
-        scan: Scan,
         faces: Sequence[Face],
         source_sha256: str,
         deadline: float,
@@ -87,7 +87,7 @@ class SweepInProgress:
         guessed = guesses(learnt, self.variants)
         composite = AS_THE_BUNDLE_ASKS.settled(strength_of(facts.info))
         self.result = SweepResult(
-            scan, fitted, sweep, renders, source_sha256, facts.sha256, composite, extrapolated=guessed
+            NO_PICTURE, fitted, sweep, renders, source_sha256, facts.sha256, composite, extrapolated=guessed
         )
 
     async def groups(self) -> AsyncIterator[list[Variant]]:
@@ -122,11 +122,19 @@ class SweepInProgress:
                 for task in waiting:
                     task.cancel()
 
-    async def finished(self) -> SweepResult:
+    async def finished(self) -> None:
         """Renders all of it."""
         async for _ in self.groups():
             pass
-        return self.result
+
+    async def see(self, data: bytes, name: str, preview: int = 0) -> None:
+        """Decodes the picture. Only for a request that has been taken on: it is the largest thing in memory.
+
+        Args:
+            preview: longer side of whole pictures in pixels, at most; 0 leaves them as they are.
+        """
+        seen = replace(self.result, scan=await asyncio.to_thread(read_scan, data, name=name))
+        self.result = await asyncio.to_thread(seen.preview, preview) if preview else seen
 
     def wanted(self, variants: Sequence[Variant]) -> list[Variant]:
         """Leaves the source out, which is the sitter as the network sees it, unless there is nothing else."""
@@ -149,31 +157,19 @@ async def begin(
     pipeline: Pipeline,
     annotated: Annotated,
     data: bytes,
-    name: str,
     sweep: Sweep,
-    *,
-    painting: bool,
     sitter_age: float | None,
     deadline: float,
-    preview: int = 0,
 ) -> SweepInProgress:
     """Prepares the sweep of an upload.
 
     Args:
-        painting: whether the picture is needed, and not its faces alone.
         sitter_age: true age of the largest face, where the caller knows it.
         deadline: by the event loop's clock.
-        preview: longer side of whole pictures in pixels, at most; 0 leaves them as they are.
     """
-    scan = NO_PICTURE
-    if painting:
-        scan = await asyncio.to_thread(read_scan, data, name=name)
     faces = with_label(annotated.faces, sitter_age)
     source_sha256 = hashlib.sha256(data).hexdigest()
-    begun = SweepInProgress(pipeline, await pipeline.facts(), sweep, scan, faces, source_sha256, deadline)
-    if painting and preview:
-        begun.result = await asyncio.to_thread(begun.result.preview, preview)
-    return begun
+    return SweepInProgress(pipeline, await pipeline.facts(), sweep, faces, source_sha256, deadline)
 
 
 def sheet(result: SweepResult, composite: Composite) -> bytes:
@@ -182,13 +178,11 @@ def sheet(result: SweepResult, composite: Composite) -> bytes:
         return result.sheet()
     small = result.preview(512)
     ages = small.sweep.ages or (None,)
-    rows, names = [], []
-    for look in small.sweep.looks():
-        variants = [small.sweep.at(age, look) for age in ages]
-        rows.append([small.picture, *(small.painting(variant.name).srgb for variant in variants)])
-        names.append(look.name.replace("_", ", ").replace("-", " "))
-    columns = ["original", *("own age" if age is None else f"{age:g}" for age in ages)]
-    return result.stamped(encode(contact_sheet(rows, names, columns, caption=NOTICE), "png", compression=QUICK))
+    looks = small.sweep.looks()
+    rows = [[small.picture, *(small.painting(small.sweep.at(age, look).name).srgb for age in ages)] for look in looks]
+    columns, below = column_labels(small.sweep, small.extrapolated), caption(small.extrapolated)
+    drawn = contact_sheet(rows, list(map(look_label, looks)), columns, caption=below)
+    return result.stamped(encode(drawn, "png", compression=QUICK))
 
 
 def animation(result: SweepResult, composite: Composite) -> bytes:

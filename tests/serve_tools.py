@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 import uvicorn
 from model_tools import random_labels
 from skimage.data import astronaut
 
-from capricious.faces.attributes import VECTOR_SIZE
+from capricious.annotate.pose import pose_of
+from capricious.data.records import Face
+from capricious.faces.attributes import VECTOR_SIZE, Attributes
 from capricious.faces.image import encode
 from capricious.model.bundle import save_bundle
 from capricious.model.encoder import EncoderConfig, StyleEncoder
@@ -50,6 +53,25 @@ def random_bundle(
         torch.nn.init.normal_(refinement.change.weight, std=0.1)
     save_bundle(folder, generator, encoder, {"note": NOTE}, refinement=refinement, learnt=learnt)
     return folder
+
+
+def face(seed: int) -> Face:
+    """Draws an aligned face of noise, different for each seed."""
+    draw = np.random.default_rng(seed)
+    landmarks = draw.uniform(0, 64, (68, 2)).astype(np.float32)
+    return Face(
+        image=draw.integers(0, 256, (64, 64, 3), np.uint8),
+        label_map=random_labels(1, 64, seed)[0].numpy(),
+        landmarks=landmarks,
+        quad=np.float32([[0, 0], [0, 64], [64, 64], [64, 0]]),
+        attributes=Attributes(age=20.0 + seed),
+        attribute_source={},
+        detection_score=1.0,
+        landmark_score=1.0,
+        pose=pose_of(landmarks),
+        resolution_score=1.0,
+        inside_score=1.0,
+    )
 
 
 def free_port() -> int:

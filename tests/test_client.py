@@ -1,11 +1,12 @@
 """The client's patience, against a server that is as bad as a service whose replicas die."""
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from capricious.client import Client, ServiceProblem
+from capricious.client import Client, ServiceProblem, _lines
 
 PROBLEM = b'{"status": 422, "stage": "decode", "reason": "not-an-image", "detail": "this is a letter"}'
 
@@ -18,7 +19,7 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked.append(self.rfile.read(int(self.headers["content-length"])))
+            asked.append(self.rfile.read(int(self.headers.get("content-length", 0))))
             keys.append(self.headers["idempotency-key"])
             if (answer := answers.pop(0)) is None:
                 self.connection.close()
@@ -29,6 +30,8 @@ def server():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        do_GET = do_DELETE = do_POST
 
         def log_message(self, *_):
             pass
@@ -77,3 +80,24 @@ def test_a_batch_is_submitted_again_under_the_same_key(server):
         assert service.submit_batch("s3://museum/in", "s3://museum/out")["id"] == "render-1"
         assert service.submit_batch("s3://museum/in", "s3://museum/out")["id"] == "render-2"
     assert len(set(asked)) == 1 and keys[0] == keys[1] != keys[2]
+
+
+def test_a_batch_is_followed_and_stopped_with_the_same_patience(server):
+    url, answers, asked, _ = server
+    busy = (503, {"retry-after": "1"}, b"{}")
+    row = {"uri": "s3://museum/König\u0085\u2028.jpg", "status": "ok"}
+    lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for _ in range(3))
+    running, stopped = (200, {}, b'{"status": "running"}'), (202, {}, b'{"status": "stopped"}')
+    answers += [None, running, busy, (200, {}, lines), busy, stopped]
+    with Client(url) as service:
+        assert service.batch("render-1")["status"] == "running"
+        assert list(service.batch_results("render-1")) == [row] * 3
+        assert service.cancel_batch("render-1")["status"] == "stopped"
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_lines_are_cut_at_line_feeds_wherever_the_chunks_end(size):
+    text = "a\u0085b\r\n\nc".encode()
+    chunks = (text[i : i + size] for i in range(0, len(text), size))
+    assert list(_lines(chunks)) == ["a\u0085b\r".encode(), b"", b"c"]

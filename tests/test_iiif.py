@@ -359,6 +359,33 @@ def test_a_redirect_is_followed_to_allowed_hosts_only(museum):
         web.fetch(circle, allowed("127.0.0.1"), 100)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1",
+        "::1",
+        "fd00::1",
+        "::10.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::a00:1",
+        "2002:a00:1::",
+        "ff02::1",
+        "fe80::1%eth0",
+    ],
+)
+def test_no_way_of_writing_it_makes_a_private_address_public(address):
+    assert not web.is_public(address)
+    with pytest.raises(Rejection, match="in a private network"):
+        allowed("*.museum.org").check_peer("iiif.museum.org", address)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2001:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
+)
+def test_addresses_of_the_internet_are_public(address):
+    assert web.is_public(address)
+
+
 @pytest.mark.parametrize("entry", ["*", "mus*.org", "*.*", "https://museum.org"])
 def test_an_entry_that_is_no_host_is_a_configuration_error(monkeypatch, entry):
     monkeypatch.setenv("CAPRICIOUS_ALLOWED_HOSTS", f"museum.org, {entry}")

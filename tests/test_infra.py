@@ -126,6 +126,8 @@ def test_pods_fulfil_kubernetes_own_schema_and_run_unprivileged(path):
         (container,) = template["spec"]["containers"]
         assert not container["securityContext"]["allowPrivilegeEscalation"]
         assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+        names = [variable["name"] for variable in container["env"]]
+        assert len(names) == len(set(names))
         for variable in container["env"]:
             secret = re.search("TOKEN|PASSWORD|SECRET|KEY", variable["name"])
             assert not secret or "secretKeyRef" in variable["valueFrom"], variable
@@ -154,7 +156,9 @@ def test_clusters_ask_for_a_token_and_jobs_clean_up(path):
         from serve.arguments import PortraitArguments
 
         (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
-        PortraitArguments(**application["args"])
+        arguments = PortraitArguments(**application["args"])
+        # Replicas are on workers, and only the head has a job server; KubeRay names its service so.
+        assert arguments.jobs_address == f"http://{document['metadata']['name']}-head-svc:8265"
         assert spec["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
         assert "redisAddress" in cluster["gcsFaultToleranceOptions"]
 

@@ -22,7 +22,9 @@ from capricious.faces.attributes import Attributes
 from capricious.faces.image import decode, encode
 from capricious.model.bundle import load_bundle
 from capricious.model.learnt import Learnt
-from capricious.render.provenance import read_stamp
+from capricious.render.provenance import EXTRAPOLATED, read_stamp
+from capricious.render.sheet import contact_sheet
+from serve import sweeps
 from serve.arguments import PortraitArguments
 from serve.gates import ENVELOPE
 from serve.schemas import Emotion
@@ -173,7 +175,7 @@ def test_the_client_raises_problems(service, url):
     with pytest.raises(ServiceProblem) as caught:
         list(service.stream(b"Dear museum"))
     assert caught.value.stage == "decode"
-    with Client("http://127.0.0.1:9") as nobody, pytest.raises(ServiceProblem) as caught:
+    with Client("http://127.0.0.1:9", patience=0) as nobody, pytest.raises(ServiceProblem) as caught:
         nobody.bundle()
     assert (caught.value.status, caught.value.reason) == (0, "no-answer")
 
@@ -240,6 +242,7 @@ def test_hostile_metadata_neither_harms_nor_survives(service):
         ({"ages": "0:120:1"}, "too-many-variants", "40"),
         ({"ages": "1:60:1"}, "too-many-variants", "40"),
         ({"ages": "200"}, "bad-sweep", "0…120"),
+        ({"ages": "0.." + "9" * 390}, "bad-sweep", "of ordinary size"),
         ({"genders": "duck"}, "bad-sweep", "female, male"),
         ({"sitter_age": "-3"}, "bad-parameter", "sitter_age"),
         ({"format": "exe"}, "bad-parameter", "'ndjson'"),
@@ -377,7 +380,7 @@ def test_the_service_does_what_its_openapi_document_says(url):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def test_what_the_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(tmp_path):
+def test_what_the_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(tmp_path, monkeypatch):
     seen = [Attributes(age=float(age), gender=float(age % 2)) for age in range(20, 61)]
     learnt = Learnt.of(np.stack([attributes.vector() for attributes in seen]))
     bundle = random_bundle(tmp_path / "bundle", learnt=learnt)
@@ -386,3 +389,8 @@ def test_what_the_bundle_never_saw_is_refused_and_what_it_guesses_is_marked(tmp_
         assert (refused.status_code, refused.json()["reason"]) == (422, "bad-sweep")
         assert "smile cannot be changed" in refused.json()["detail"]
         assert read_stamp(upload(http, ages="30,80").content)["extrapolated"] == ["age-80"]
+        drawn = []
+        monkeypatch.setattr(sweeps, "contact_sheet", lambda *a, **words: drawn.append((a, words)) or contact_sheet(*a))
+        assert upload(http, ages="30,80", composite="painting").status_code == 200
+        (((_, _, columns), words),) = drawn
+        assert columns == ["original", "30", "80*"] and EXTRAPOLATED in words["caption"]

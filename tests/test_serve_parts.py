@@ -1,47 +1,21 @@
 """Parts of the service against their definitions: gates, places, caches, and forward passes that callers share."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from model_tools import random_labels
 from pydantic import ValidationError
-from serve_tools import PHOTO, random_bundle, running
+from serve_tools import PHOTO, face, random_bundle, running
 
-from capricious.annotate.pose import pose_of
-from capricious.data.records import Face
 from capricious.errors import ConfigError
-from capricious.faces.attributes import Attributes
 from capricious.model.bundle import load_bundle
 from capricious.render.renderer import Renderer
 from capricious.render.sweep import Sweep
 from serve.arguments import PortraitArguments
-from serve.batches import Batches
 from serve.caching import SizedCache
 from serve.gates import Rate, tokens_from_environment
 from serve.places import Prefix, check_place
-from serve.problems import Problem
-from serve.schemas import BatchRequest
 from serve.shared_chunks import SharedChunkRenderer
-
-
-def face(seed: int) -> Face:
-    draw = np.random.default_rng(seed)
-    landmarks = draw.uniform(0, 64, (68, 2)).astype(np.float32)
-    return Face(
-        image=draw.integers(0, 256, (64, 64, 3), np.uint8),
-        label_map=random_labels(1, 64, seed)[0].numpy(),
-        landmarks=landmarks,
-        quad=np.float32([[0, 0], [0, 64], [64, 64], [64, 0]]),
-        attributes=Attributes(age=20.0 + seed),
-        attribute_source={},
-        detection_score=1.0,
-        landmark_score=1.0,
-        pose=pose_of(landmarks),
-        resolution_score=1.0,
-        inside_score=1.0,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +160,24 @@ def test_all_other_places_are_refused(place):
         check_place(place, ALLOWED)
 
 
+def test_a_link_leads_no_further_than_the_prefix(tmp_path):
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "private").mkdir()
+    (tmp_path / "allowed/link").symlink_to(tmp_path / "private")
+    (tmp_path / "prefix").symlink_to(tmp_path / "allowed")
+    allowed = [Prefix.parse(f"{tmp_path}/prefix")]
+    assert check_place(f"{tmp_path}/prefix/new", allowed)
+    with pytest.raises(ValueError, match="must be below"):
+        check_place(f"{tmp_path}/prefix/link/new", allowed)
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
         "http://169.254.169.254/",
         "http://127.0.0.1:9000/",
         "http://[::1]/",
+        "http://[64:ff9b::a00:1]/",
         "http://2130706433/",
         "http://0x7f000001/",
         "http://localhost/x",
@@ -205,21 +191,3 @@ def test_all_other_places_are_refused(place):
 def test_an_operator_cannot_allow_what_leads_into_the_private_network_or_means_nothing(prefix):
     with pytest.raises(ValidationError, match="an address must"):
         PortraitArguments(bundle="bundle", batch_prefixes=f"s3://museum/, {prefix}")
-
-
-@pytest.mark.parametrize("key", [None, "of a proxy's"])
-def test_a_job_server_that_takes_no_jobs_yet_is_a_503_and_no_bug_of_ours(key, tmp_path):
-    def submit_job(**job):
-        raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again")
-
-    def get_job_info(job):
-        raise ConnectionError("Failed to connect to Ray at address")
-
-    batches = Batches(PortraitArguments(batch_prefixes=f"{tmp_path}/"))
-    batches._client = SimpleNamespace(submit_job=submit_job, get_job_info=get_job_info)
-    with pytest.raises(Problem) as caught:
-        batches.submit(BatchRequest(source=f"{tmp_path}/in", out=f"{tmp_path}/out"), "anna", key)
-    assert caught.value.status_code == 503 and caught.value.reason == "no-job-server"
-    with pytest.raises(Problem) as caught:
-        batches.status("render-1", "anna")
-    assert caught.value.status_code == 503

@@ -39,6 +39,9 @@ def test_ages_are_read(text, ages):
         ("0:100:0.001", "100001 ages"),
         ("nan", "'nan'"),
         ("0..300", "301 ages"),
+        ("0.." + "9" * 400, "of ordinary size"),
+        ("9" * 400 + ":" + "9" * 400 + ":1", "of ordinary size"),
+        ("0:1:0." + "0" * 320 + "1", "of ordinary size"),
     ],
 )
 def test_unreadable_ages_are_explained(text, says):

@@ -81,7 +81,7 @@ class Client:
         token: for services that ask for one.
         timeout: seconds without a byte after which an answer is given up.
         patience: seconds during which what passes (`ServiceProblem.passes`) is asked again, at the times that the
-            service names. A sweep that has begun to stream is not.
+            service names. What has begun to stream is not.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 180.0, patience: float = 60.0):
@@ -135,18 +135,13 @@ class Client:
             "POST", **self._request("/v1/sweeps", portrait, {**asked, "format": "ndjson"})
         )
         done = False
-        try:
-            with closing(self._patiently(lambda: self._answer(request, stream=True))) as response:
-                for text in response.iter_lines():
-                    line = json.loads(text)
-                    if line["kind"] == "variant":
-                        images = [base64.b64decode(image) for image in line["images"]]
-                        yield StreamedVariant(line["name"], line["changes"], images)
-                    elif line["kind"] == "problem":
-                        raise ServiceProblem(line["problem"]["status"], line["problem"])
-                    done = line["kind"] == "done"
-        except httpx.TransportError as error:
-            raise _no_answer(error) from error
+        for line in self._json_lines(request):
+            if line["kind"] == "variant":
+                images = [base64.b64decode(image) for image in line["images"]]
+                yield StreamedVariant(line["name"], line["changes"], images)
+            elif line["kind"] == "problem":
+                raise ServiceProblem(line["problem"]["status"], line["problem"])
+            done = line["kind"] == "done"
         if not done:
             raise ServiceProblem(0, {"reason": "incomplete", "detail": "the sweep ended before it was complete"})
 
@@ -167,9 +162,9 @@ class Client:
         """Returns how a batch is getting on."""
         return self._send("GET", f"/v1/batches/{id}").json()
 
-    def batch_results(self, id: str) -> list[dict[str, Any]]:
-        """Returns the ledger of a batch so far, a row for each file."""
-        return [json.loads(line) for line in self._send("GET", f"/v1/batches/{id}/results").text.splitlines()]
+    def batch_results(self, id: str) -> Iterator[dict[str, Any]]:
+        """Yields the ledger of a batch so far, a row for each file, as it arrives: there may be millions."""
+        return self._json_lines(self._http.build_request("GET", f"/v1/batches/{id}/results"))
 
     def cancel_batch(self, id: str) -> dict[str, Any]:
         """Stops a batch; what is rendered stays."""
@@ -188,8 +183,16 @@ class Client:
         request = self._http.build_request("POST", **self._request(path, portrait, asked))
         return self._patiently(lambda: self._answer(request))
 
-    def _send(self, method: str, url: str, **request: Any) -> httpx.Response:
-        return self._answer(self._http.build_request(method, url, **request))
+    def _send(self, method: str, url: str) -> httpx.Response:
+        request = self._http.build_request(method, url)
+        return self._patiently(lambda: self._answer(request))
+
+    def _json_lines(self, request: httpx.Request) -> Iterator[dict[str, Any]]:
+        try:
+            with closing(self._patiently(lambda: self._answer(request, stream=True))) as response:
+                yield from map(json.loads, _lines(response.iter_bytes()))
+        except httpx.TransportError as error:
+            raise _no_answer(error) from error
 
     def _patiently(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
         until = time.monotonic() + self._patience
@@ -212,6 +215,19 @@ class Client:
         except httpx.TransportError as error:
             raise _no_answer(error) from error
         return response
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Cuts at line feeds alone: to str.splitlines() and httpx a U+0085 in a file's name ends a line, too."""
+    parts: list[bytes] = []
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        for start in others:
+            yield b"".join(parts)
+            parts = [start]
+    if last := b"".join(parts):
+        yield last
 
 
 def _problem(response: httpx.Response) -> ServiceProblem:

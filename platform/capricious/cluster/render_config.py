@@ -11,7 +11,8 @@ from capricious.annotate.annotator import AnnotatorConfig
 from capricious.cluster.plan import BatchConfig
 from capricious.data import storage
 from capricious.data.annotations import PreparedIndex
-from capricious.data.collections import Source
+from capricious.data.collections import Source, web
+from capricious.data.places import Places
 from capricious.data.rights import is_open
 from capricious.errors import Rejection
 from capricious.model.bundle import DEFAULT
@@ -48,6 +49,9 @@ class RenderConfig(BatchConfig):
     any picture everything is rendered, unless there is a rights_column: whoever runs this answers for it. any: all."""
     exclude: str = ""
     """Text file of pictures to leave out: in each line an address, a file name, or a file name without its ending."""
+    only_below: str = ""
+    """Addresses separated by commas: pictures that lie elsewhere are left out, though a table of the collection names
+    them or a link leads to them. Empty: no limit. What a IIIF collection names is limited by its hosts."""
     retry: Literal["nothing", "failed"] = "nothing"
     """failed tries the portraits that failed in an earlier run once more, and only them."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -87,9 +91,13 @@ class Gate:
     def __init__(self, config: RenderConfig, stated: bool):
         self._open = config.rights == "open" and (stated or bool(config.rights_column))
         self._excluded = excluded(config)
+        prefixes = [prefix.strip() for prefix in config.only_below.split(",")]
+        self._places = Places(prefixes) if config.only_below else None
 
     def check(self, source: Source) -> Rejection | None:
         """Returns why a picture is left alone, or None for one that may be rendered."""
+        if self._places and not _is_within(source, self._places):
+            return Rejection("read", "place-not-allowed", "it lies outside of the places that may be read")
         file = PurePosixPath(source.uri.rpartition("!")[2] or source.uri)
         if not self._excluded.isdisjoint((source.uri, file.name, file.stem)):
             return Rejection("exclude", "excluded", "it is on the exclusion list")
@@ -97,6 +105,12 @@ class Gate:
             stated = f"its rights are stated as {source.license!r}" if source.license else "its rights are not stated"
             return Rejection("rights", "not-open", f"{stated}; needed is CC0 or the public domain (or --rights any)")
         return None
+
+
+def _is_within(source: Source, places: Places) -> bool:
+    if source.refused or (source.host and web.is_url(source.uri)):  # read not at all, or from the hosts that may be
+        return True
+    return places.hold(source.uri) and (not source.container or places.hold(source.container))
 
 
 def excluded(config: RenderConfig) -> frozenset[str]:

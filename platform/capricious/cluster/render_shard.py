@@ -26,7 +26,7 @@ from capricious.errors import Rejection
 from capricious.model.bundle import DEFAULT, Bundle, load_bundle
 from capricious.render.content_credentials import ContentCredentials
 from capricious.render.deliverables import WHOLE, Deliverable
-from capricious.render.picture import Sitting, SweepResult, render_pictures
+from capricious.render.picture import FACES, Sitting, SweepResult, render_pictures
 from capricious.render.renderer import Renderer
 from capricious.render.scan import read_scan
 

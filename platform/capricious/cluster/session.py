@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 import capricious
+from capricious.data.collections.web import ALLOWED_HOSTS
 from capricious.errors import CapriciousError
 
 PATIENCE = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "180000"}
@@ -20,6 +21,10 @@ PATIENCE = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_m
 
 LOG = "CAPRICIOUS_LOG"
 """Environment variable: "text", or "json" for one JSON object a line, in the driver and in all workers."""
+
+SHIPPED = ("CAPRICIOUS_WEIGHTS", "CAPRICIOUS_CACHE", "CAPRICIOUS_PERMISSIVE_ONLY", ALLOWED_HOSTS)
+"""Environment variables that workers read. No others travel: Ray shows what does in its dashboard and state API, and
+CAPRICIOUS_TOKENS holds secrets."""
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def _logging_config() -> ray.LoggingConfig | None:
 def _runtime_env(local: bool) -> dict[str, object]:
     """Ships this very code to the workers: `--working-dir .` alone does not put `platform/` on their path."""
     package = Path(capricious.__file__).parent
-    settings = {name: value for name, value in os.environ.items() if name.startswith("CAPRICIOUS_")}
+    settings = {name: os.environ[name] for name in SHIPPED if name in os.environ}
     if local:
         # Prepended, not replaced: what the user has put on the path is meant for the workers, too.
         path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))

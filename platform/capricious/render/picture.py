@@ -17,6 +17,7 @@ from capricious.data.records import Face
 from capricious.data.titles import title_of
 from capricious.faces.align import align
 from capricious.faces.image import QUICK, encode
+from capricious.render.captions import caption, column_labels, look_label
 from capricious.render.composite import (
     AS_THE_BUNDLE_ASKS,
     DIFFERENCE,
@@ -27,7 +28,7 @@ from capricious.render.composite import (
     in_crop,
     put_back,
 )
-from capricious.render.provenance import EXTRAPOLATED, NOTICE, Provenance, stamp
+from capricious.render.provenance import Provenance, stamp
 from capricious.render.renderer import Renderer, fit
 from capricious.render.scan import Scan
 from capricious.render.sheet import cell_for, contact_sheet, gif
@@ -187,12 +188,9 @@ class SweepResult:
                 wanted = [variant.of(face.attributes) for variant in shown]
                 rows.append([crop, *put_back(crop, face, reconstruction, renders, self.composite.of(look), wanted)])
                 who = f"face {number + 1}" if len(self.faces) > 1 else ""
-                how = look.name.replace("_", ", ").replace("-", " ")
-                labels.append(" · ".join(part for part in (who, how) if part))
-        guessed = {variant.changes.get("age") for variant in self.sweep.variants() if variant.name in self.extrapolated}
-        columns = ["original", *("own age" if age is None else f"{age:g}{'*' * (age in guessed)}" for age in ages)]
-        caption = f"{NOTICE}   * {EXTRAPOLATED}." if guessed else NOTICE
-        sheet = contact_sheet(rows, labels, columns, cell=cell, caption=caption)
+                labels.append(" · ".join(part for part in (who, look_label(look)) if part))
+        columns, below = column_labels(self.sweep, self.extrapolated), caption(self.extrapolated)
+        sheet = contact_sheet(rows, labels, columns, cell=cell, caption=below)
         return self.stamped(encode(sheet, "png", compression=QUICK))
 
     def animation(self, longest: int = PREVIEW, format: str = "gif") -> bytes:

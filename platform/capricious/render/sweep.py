@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -183,7 +184,10 @@ def parse_ages(text: str, name: str = "ages") -> tuple[float, ...]:
     first, last, step = (float(part) for part in spelled.split(":"))
     if step <= 0 or last < first:
         raise ConfigError(f"{name} from:to:step need from ≤ to and a step above 0, found: {text!r}")
-    count = int((last - first) / step + 1e-9) + 1
+    steps = (last - first) / step + 1e-9
+    if not math.isfinite(steps):  # hundreds of digits are infinite as a float
+        raise ConfigError(f"{name} must be numbers of ordinary size, found: {text!r}")
+    count = int(steps) + 1
     if count > MAX_VARIANTS:
         raise ConfigError(f"{name} {text!r} are {count} {name}; a sweep has at most {MAX_VARIANTS} variants")
     return tuple(round(first + i * step, 6) for i in range(count))

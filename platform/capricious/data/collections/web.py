@@ -30,6 +30,8 @@ PATIENCE = 600.0
 """Seconds that one file may take, all attempts together."""
 ATTEMPTS = 5
 _TRY_AGAIN = (429, 500, 502, 503, 504)
+_IPV4_AT_THE_END = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96")))
+"""Compatible and mapped addresses (RFC 4291), and those that a translator sends on to an IPv4 network (RFC 6052)."""
 _USER_AGENT = "capricious (portrait collections over IIIF)"
 
 
@@ -81,9 +83,7 @@ class AllowedHosts:
         Raises:
             Rejection: the address is not public, and the host is not listed by name.
         """
-        found = ipaddress.ip_address(address.partition("%")[0])
-        found = getattr(found, "ipv4_mapped", None) or found
-        if host not in self.listed and (not found.is_global or found.is_multicast):
+        if host not in self.listed and not is_public(address):
             detail = f"{host} is in a private network ({address}); allow it by {ALLOWED_HOSTS}={host}"
             raise Rejection("read", "host-not-allowed", detail)
 
@@ -94,6 +94,21 @@ class AllowedHosts:
 def is_url(uri: str) -> bool:
     """Says whether an address is one of the web."""
     return uri.lower().startswith(("http://", "https://"))
+
+
+def is_public(address: str) -> bool:
+    """Says whether an IP address is one of the internet's, and not a way into an IPv4 network that is not.
+
+    Raises:
+        ValueError: it is no IP address.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if any(found in network for network in _IPV4_AT_THE_END):
+            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        else:
+            found = found.sixtofour or found
+    return found.is_global and not found.is_multicast
 
 
 def host_of(url: str) -> str:
