@@ -1,16 +1,12 @@
 """The prepared dataset on disk."""
 
-import gc
-import weakref
-
 import numpy as np
 import pytest
 
 from capricious.data import prepared
-from capricious.data.annotations import PreparedAnnotations
 from capricious.data.prepared import PreparedDataset, read_receipts, read_rejects, reopen, spread, write_manifest
 from capricious.data.records import Portrait, portrait_id, split_of
-from capricious.errors import CapriciousError, Rejection
+from capricious.errors import CapriciousError
 from capricious.faces.attributes import Attributes
 
 
@@ -138,19 +134,3 @@ def test_the_split_is_stable_and_near_its_share():
     share = sum(split_of(h, 0.1) == "test" for h in hashes) / len(hashes)
     assert 0.08 < share < 0.12
     assert [split_of(h, 0.1) for h in hashes] == [split_of(h, 0.1) for h in hashes]
-
-
-def test_a_reject_that_is_looked_up_keeps_nothing_of_who_asked(tmp_path):
-    write_shard(str(tmp_path), 0, [a_portrait(1)], [REJECT])
-    write_manifest(str(tmp_path), 1, {"source": "x"}, 64)
-    annotations = PreparedAnnotations(str(tmp_path), 64)
-
-    def ask() -> weakref.ref:
-        scan = np.zeros(3)
-        with pytest.raises(Rejection, match="decode: not-a-picture: …"):
-            annotations.faces(REJECT["uri"], "")
-        return weakref.ref(scan)
-
-    scans = [ask() for _ in range(3)]
-    gc.collect()
-    assert [scan() for scan in scans] == [None] * 3

@@ -117,7 +117,9 @@ def test_deepspeed_does_not_clip_gradients_or_cast_weights():
     config = deepspeed_config(tiny_config(strategy="deepspeed", zero_stage=3, precision="bf16"), world_size=2)
     assert config["gradient_clipping"] == 0.0  # the default of 1.0 would make ZeRO differ from DDP
     assert config["train_micro_batch_size_per_gpu"] == 2
-    assert config["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"} and "bf16" not in config
+    # Modules that it calls safe would have their gradients exchanged in bfloat16.
+    autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert config["torch_autocast"] == autocast and "bf16" not in config
 
 
 def test_plain_refuses_to_run_in_many_processes(monkeypatch):
