@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from capricious.cluster.job import DONE_WITH_FAILURES
 from capricious.cluster.ledger import Row, done_shards, read_rows
 from capricious.cluster.plan import PLAN, Plan, read_plan
 from capricious.cluster.publish import REPORT
@@ -37,9 +38,6 @@ ABOVE = Path(__file__).resolve().parents[1]
 """The repository; or, where the package is installed, a folder that is none of ours."""
 
 WRITABLE = ("", "s3")
-
-SOME_FAILED = 3
-"""Exit code of jobs/render.py where some pictures failed, as in any large collection."""
 
 LATER = {"Retry-After": "60"}
 
@@ -157,7 +155,7 @@ class Batches:
         place = details.metadata
         plan = _plan(place["out"], caller)
         status, message = details.status.value.lower(), details.message or ""
-        if details.driver_exit_code == SOME_FAILED:  # what Ray calls failed
+        if details.driver_exit_code == DONE_WITH_FAILURES:  # what Ray calls failed
             status, message = "succeeded", "some pictures could not be rendered; the results say which, and why"
         return BatchBody(
             id=batch,
