@@ -20,9 +20,8 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from capricious.cluster.job import DONE_WITH_FAILURES
 from capricious.cluster.ledger import Row, done_shards, read_rows
-from capricious.cluster.plan import PLAN, Plan, read_plan
+from capricious.cluster.plan import DONE_WITH_FAILURES, PLAN, Plan, read_plan
 from capricious.cluster.publish import REPORT
 from capricious.data import storage
 from capricious.render.sweep import Sweep

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from capricious.cluster import batch_metrics
 from capricious.cluster.node_report import Needs
+from capricious.cluster.plan import DONE_WITH_FAILURES
 from capricious.cluster.preflight import preflight, require
 from capricious.cluster.session import session
 from capricious.config import parse, resolved
@@ -20,9 +21,6 @@ Config = TypeVar("Config")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
-
-DONE_WITH_FAILURES = 3
-"""Exit code of a batch in which some failed, no more than allowed."""
 
 FAILURES = {
     DONE_WITH_FAILURES: "some failed, no more than --failure-share {:.0%} allows",

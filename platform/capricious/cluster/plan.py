@@ -28,6 +28,10 @@ COLLECTION = ("source", "kind", "rights_column", "limit")
 """Fields of a job that say what it works on."""
 
 
+DONE_WITH_FAILURES = 3
+"""Exit code of a batch in which some failed, no more than allowed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
     """What all batch jobs over a collection have in common."""
@@ -259,4 +263,4 @@ def exit_code(inputs: int, made: int, failed: int, failure_share: float) -> int:
     """Returns 0 when all inputs went well, 3 when some failed, 1 when more than `failure_share` or all did."""
     if failed == 0:
         return 0
-    return 3 if made and failed <= failure_share * inputs else 1
+    return DONE_WITH_FAILURES if made and failed <= failure_share * inputs else 1
